@@ -1,0 +1,131 @@
+import { PAGE_SIZE, type Pfn, pfn, pfnToHpa, type Hpa } from './units.js';
+
+/**
+ * A key of the memory encryption engine, as the memory controller holds it for one ASID or HKID. `sealPage` and
+ * `openPage` work in place on 4096 bytes; both are tweaked by the physical address.
+ */
+export interface MemoryKey {
+  /** What a finding calls this key, for example `asid 3`. Never key material. */
+  readonly name: string;
+  sealPage(address: Hpa, bytes: Uint8Array): void;
+  openPage(address: Hpa, bytes: Uint8Array): void;
+}
+
+/**
+ * One 4 KiB frame of DRAM. The cells hold one definite string of bytes; `bytes` is that string as seen through
+ * `key` (null: the cells themselves). Reading through another key converts `bytes` in place, which nobody outside can
+ * tell from a DRAM that always holds ciphertext, and costs nothing while one party works alone.
+ */
+export class Frame {
+  /** Incremented on every change of representation; whoever caches `bytes` with `key` compares it. */
+  generation = 0;
+  /** Key through which a cached, not yet written back line may be dirty, and the writeback epoch of that write. */
+  private dirtyKey: MemoryKey | null = null;
+  private dirtyEpoch = -1;
+
+  constructor(
+    readonly pfn: Pfn,
+    private readonly dram: Dram,
+    private bytes: Uint8Array,
+  ) {}
+
+  private sealed: MemoryKey | null = null;
+
+  get key(): MemoryKey | null {
+    return this.sealed;
+  }
+
+  get hpa(): Hpa {
+    return pfnToHpa(this.pfn);
+  }
+
+  /** The frame's 4096 bytes as seen through `key` (null: the bare cells). Valid until somebody looks through another key. */
+  view(key: MemoryKey | null): Uint8Array {
+    if (key !== this.sealed) this.convert(key);
+    return this.bytes;
+  }
+
+  /** Like `view`, and notes that lines of this frame are dirty in the cache under `key` until the next writeback. */
+  viewForWrite(key: MemoryKey | null): Uint8Array {
+    if (key !== null) {
+      this.dirtyKey = key;
+      this.dirtyEpoch = this.dram.writebackEpoch;
+    }
+    return this.view(key);
+  }
+
+  /** The key under which lines of this frame are dirty and have not been written back since, or null. */
+  get dirtyUnder(): MemoryKey | null {
+    return this.dirtyEpoch === this.dram.writebackEpoch ? this.dirtyKey : null;
+  }
+
+  /** CLFLUSH of the whole frame. */
+  flush(): void {
+    this.dirtyKey = null;
+  }
+
+  private convert(key: MemoryKey | null): void {
+    if (this.sealed !== null) this.sealed.sealPage(this.hpa, this.bytes);
+    if (key !== null) key.openPage(this.hpa, this.bytes);
+    this.sealed = key;
+    this.generation++;
+  }
+}
+
+/**
+ * The host's memory: frames with physical addresses, allocated when first touched, lowest free frame first so that
+ * the same calls give the same addresses.
+ */
+export class Dram {
+  /** Counts cache writebacks of all CPUs (WBINVD); see `Frame.dirtyUnder`. */
+  writebackEpoch = 0;
+  private readonly frames = new Map<Pfn, Frame>();
+  private readonly freed: Pfn[] = [];
+  private next: number;
+
+  /**
+   * @param first page frame number of the first frame handed out (below it: firmware, kernel image)
+   * @param total number of frames
+   */
+  constructor(
+    private readonly first: number,
+    readonly total: number,
+  ) {
+    this.next = first;
+  }
+
+  /** Frames in use. */
+  get used(): number {
+    return this.frames.size;
+  }
+
+  /** Allocates a zeroed frame, or null when memory is exhausted. */
+  allocate(): Frame | null {
+    const number = this.freed.pop() ?? (this.next < this.first + this.total ? pfn(this.next++) : undefined);
+    if (number === undefined) return null;
+    const frame = new Frame(number, this, new Uint8Array(PAGE_SIZE));
+    this.frames.set(number, frame);
+    return frame;
+  }
+
+  /** Returns a frame to the host. What its cells held is gone when it is allocated again: the kernel zeroes it. */
+  free(frame: Frame): void {
+    if (!this.frames.delete(frame.pfn)) throw new Error(`frame ${frame.pfn} freed twice`);
+    this.freed.push(frame.pfn);
+  }
+
+  /** The frame at a page frame number, if it is in use. */
+  at(number: Pfn): Frame | undefined {
+    return this.frames.get(number);
+  }
+
+  /** Every frame in use, in order of allocation: what a reader on the memory bus can see. */
+  all(): IterableIterator<Frame> {
+    return this.frames.values();
+  }
+
+  /** WBINVD on every CPU: no line of any frame is dirty afterwards. */
+  writebackAll(): void {
+    this.writebackEpoch++;
+  }
+}
