@@ -1,0 +1,380 @@
+import { PAGE_SIZE, type Uva, uva } from '../../hardware/units.js';
+import { Failure, failed, type Result } from '../failure.js';
+import type { UserCopy } from '../fs/ioctl-arg.js';
+import type { MemoryObject, ObjectMapping } from './memory-object.js';
+import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
+import type { Page } from './page.js';
+import type { PageProvider } from './page-provider.js';
+
+/** End of the user half: the last page below 2^47 is not the user's (TASK_SIZE_MAX). */
+export const TASK_SIZE = 0x7fff_ffff_f000;
+const MMAP_TOP = 0x7fff_f7ff_f000;
+const MMAP_BOTTOM = 0x1_0000;
+
+export interface Protection {
+  readonly read: boolean;
+  readonly write: boolean;
+  readonly execute: boolean;
+}
+
+/** `struct vm_area_struct`: [start, end) of an address space, and what stands behind it. */
+interface Vma {
+  readonly start: number;
+  readonly end: number;
+  readonly protection: Protection;
+  readonly shared: boolean;
+  /** Null: private anonymous memory. */
+  readonly object: MemoryObject | null;
+  /** Page index in the object of the first page. */
+  readonly firstPage: number;
+  /** Tells the object where it is mapped. */
+  readonly mapping: ObjectMapping | null;
+}
+
+interface Pte {
+  readonly page: Page;
+  writable: boolean;
+}
+
+export interface MapRequest {
+  readonly length: number;
+  readonly protection: Protection;
+  readonly shared: boolean;
+  readonly object: MemoryObject | null;
+  /** Byte offset in the object, page aligned. */
+  readonly offset: number;
+  /** MAP_FIXED; what was mapped there goes. */
+  readonly fixedAddress?: number;
+}
+
+const segv = (address: number | bigint, kernelRef: string): Failure =>
+  new Failure('EFAULT', 'BAD_ADDRESS', kernelRef, { address: `0x${address.toString(16)}` });
+
+const pageOf = (address: number): number => Math.floor(address / PAGE_SIZE);
+
+/**
+ * `struct mm_struct`: the memory of one process. Everything in the kernel that reaches user memory goes through here,
+ * and keeps no page beyond a wait unless it has pinned it.
+ */
+export class AddressSpace implements UserCopy {
+  private areas: Vma[] = [];
+  private readonly ptes = new Map<number, Pte>();
+  private readonly notifiers = new Set<MmuNotifier>();
+  private exited = false;
+
+  constructor(readonly provider: PageProvider) {}
+
+  registerNotifier(notifier: MmuNotifier): void {
+    this.notifiers.add(notifier);
+  }
+
+  unregisterNotifier(notifier: MmuNotifier): void {
+    this.notifiers.delete(notifier);
+  }
+
+  /** Bytes of mappings and number of pages that are present. */
+  get usage(): { mapped: number; present: number } {
+    return { mapped: this.areas.reduce((sum, area) => sum + area.end - area.start, 0), present: this.ptes.size };
+  }
+
+  // -- mappings -----------------------------------------------------------------------------------------------------
+
+  /** `do_mmap` of an object that the file has agreed to map, or of anonymous memory. Returns the address. */
+  mmap(request: MapRequest): Result<Uva> {
+    if (this.exited) return new Failure('ESRCH', 'PROCESS_EXITED', 'do_mmap');
+    const length = Math.ceil(request.length / PAGE_SIZE) * PAGE_SIZE;
+    if (request.length <= 0 || !Number.isSafeInteger(length))
+      return new Failure('EINVAL', 'MMAP_LENGTH', 'do_mmap', { field: 'length', given: String(request.length) });
+    if (request.offset % PAGE_SIZE !== 0)
+      return new Failure('EINVAL', 'MMAP_OFFSET_UNALIGNED', 'ksys_mmap_pgoff', { field: 'offset', given: String(request.offset) });
+    const start = request.fixedAddress ?? this.findGap(length);
+    if (start === null || length > TASK_SIZE) return new Failure('ENOMEM', 'ADDRESS_SPACE_FULL', 'get_unmapped_area');
+    if (start % PAGE_SIZE !== 0) return new Failure('EINVAL', 'MMAP_ADDRESS_UNALIGNED', 'do_mmap', { field: 'address' });
+    if (start < 0 || start + length > TASK_SIZE)
+      return new Failure('ENOMEM', 'MMAP_ADDRESS_RANGE', 'get_unmapped_area', { field: 'address' });
+    if (request.fixedAddress !== undefined) this.munmap(start, length);
+    this.insert({
+      start,
+      end: start + length,
+      protection: request.protection,
+      shared: request.shared,
+      object: request.object,
+      firstPage: request.offset / PAGE_SIZE,
+    });
+    return uva(start);
+  }
+
+  munmap(start: number, length: number): Failure | null {
+    const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    if (start % PAGE_SIZE !== 0 || length <= 0 || start < 0 || end > TASK_SIZE)
+      return new Failure('EINVAL', 'MUNMAP_RANGE', 'do_vmi_munmap', { start: `0x${start.toString(16)}`, length: String(length) });
+    this.carve(start, end, () => null, 'unmap');
+    return null;
+  }
+
+  /** ENOMEM if part of the range is not mapped, as in the real call; what comes before the hole has changed then. */
+  mprotect(start: number, length: number, protection: Protection): Failure | null {
+    const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    if (start % PAGE_SIZE !== 0) return new Failure('EINVAL', 'MPROTECT_ADDRESS_UNALIGNED', 'do_mprotect_pkey', { field: 'address' });
+    if (length === 0) return null;
+    const hole = this.firstHole(start, end);
+    this.carve(start, Math.min(end, hole), (area) => ({ ...area, protection }), 'protection');
+    return hole < end ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_mprotect_pkey', { address: `0x${hole.toString(16)}` }) : null;
+  }
+
+  /** MADV_DONTNEED: private pages are forgotten, shared ones are only unmapped. ENOMEM for a hole. */
+  dontNeed(start: number, length: number): Failure | null {
+    if (start % PAGE_SIZE !== 0) return new Failure('EINVAL', 'MADVISE_ADDRESS_UNALIGNED', 'do_madvise', { field: 'address' });
+    const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    this.zap(start, end, 'clear');
+    return this.firstHole(start, end) < end ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise') : null;
+  }
+
+  /** `dup_mmap`: the child's memory. Private pages are shared until one side writes; pinned ones are copied at once. */
+  fork(): Result<AddressSpace> {
+    const child = new AddressSpace(this.provider);
+    for (const area of this.areas) {
+      child.insert(area);
+      if (area.shared) continue;
+      this.notify(area.start, area.end, 'protection');
+      for (let page = pageOf(area.start); page < pageOf(area.end); page++) {
+        const pte = this.ptes.get(page);
+        if (pte === undefined) continue;
+        if (pte.page.pins > 0) {
+          const copy = this.copyPage(pte.page);
+          if (failed(copy)) return copy;
+          child.ptes.set(page, { page: copy, writable: true });
+          continue;
+        }
+        pte.writable = false;
+        child.ptes.set(page, { page: pte.page.get(), writable: false });
+      }
+    }
+    return child;
+  }
+
+  /** `exit_mmap`: nothing is mapped afterwards, and whoever registered a notifier has been told. */
+  exit(): void {
+    if (this.exited) return;
+    this.notify(0, TASK_SIZE, 'release');
+    for (const area of this.areas) this.drop(area);
+    this.areas = [];
+    this.exited = true;
+  }
+
+  // -- pages --------------------------------------------------------------------------------------------------------
+
+  /** `get_user_pages` for one page, without a reference: valid until the next wait. EFAULT where the touch would fault. */
+  fault(address: number, write: boolean): Result<Page> {
+    const pageNumber = pageOf(address);
+    const area = this.find(address);
+    if (area === undefined) return segv(address, 'handle_mm_fault');
+    if (write ? !area.protection.write : !(area.protection.read || area.protection.write || area.protection.execute))
+      return segv(address, 'handle_mm_fault');
+    const pte = this.ptes.get(pageNumber);
+    if (pte !== undefined && (!write || pte.writable)) return pte.page;
+    if (pte !== undefined) return this.breakCow(pageNumber, pte);
+    return this.populate(area, pageNumber, write);
+  }
+
+  /** `pin_user_pages(FOLL_LONGTERM)` for one page: it stays where it is until `unpin`. */
+  pin(address: number, write: boolean): Result<Page> {
+    const page = this.fault(address, write);
+    if (failed(page)) return page;
+    page.pins++;
+    return page.get();
+  }
+
+  static unpin(page: Page): void {
+    page.pins--;
+    page.put();
+  }
+
+  // -- copying ------------------------------------------------------------------------------------------------------
+
+  copyIn(address: bigint, length: number): Result<Uint8Array> {
+    if (address < 0n || address + BigInt(length) > BigInt(TASK_SIZE)) return segv(address, 'copy_from_user');
+    return this.read(Number(address), length);
+  }
+
+  copyOut(address: bigint, bytes: Uint8Array): Failure | null {
+    if (address < 0n || address + BigInt(bytes.length) > BigInt(TASK_SIZE)) return segv(address, 'copy_to_user');
+    return this.write(Number(address), bytes);
+  }
+
+  /** Reads as the process itself would; what an encryption key protects comes as ciphertext. */
+  read(address: number, length: number): Result<Uint8Array> {
+    const out = new Uint8Array(length);
+    for (let done = 0; done < length; ) {
+      const page = this.fault(address + done, false);
+      if (failed(page)) return page;
+      const offset = (address + done) % PAGE_SIZE;
+      const count = Math.min(PAGE_SIZE - offset, length - done);
+      out.set(page.frame.view(null).subarray(offset, offset + count), done);
+      done += count;
+    }
+    return out;
+  }
+
+  /** Writes as the process itself would. Bytes before the page that faults have been written. */
+  write(address: number, bytes: Uint8Array): Failure | null {
+    for (let done = 0; done < bytes.length; ) {
+      const page = this.fault(address + done, true);
+      if (failed(page)) return page;
+      const offset = (address + done) % PAGE_SIZE;
+      const count = Math.min(PAGE_SIZE - offset, bytes.length - done);
+      page.frame.viewForWrite(null).set(bytes.subarray(done, done + count), offset);
+      done += count;
+    }
+    return null;
+  }
+
+  // -- inside -------------------------------------------------------------------------------------------------------
+
+  private populate(area: Vma, pageNumber: number, write: boolean): Result<Page> {
+    const index = area.firstPage + pageNumber - pageOf(area.start);
+    if (area.object === null) {
+      const page = this.provider.allocate();
+      if (!failed(page)) this.ptes.set(pageNumber, { page, writable: true });
+      return page;
+    }
+    const page = area.object.fault(index);
+    if (failed(page)) return page;
+    if (area.shared || !write) {
+      this.ptes.set(pageNumber, { page: page.get(), writable: area.shared });
+      return page;
+    }
+    const copy = this.copyPage(page);
+    if (!failed(copy)) this.ptes.set(pageNumber, { page: copy, writable: true });
+    return copy;
+  }
+
+  /** `do_wp_page`: the last user of a page just gets it writable, any other a copy. */
+  private breakCow(pageNumber: number, pte: Pte): Result<Page> {
+    if (!pte.page.shared) {
+      pte.writable = true;
+      return pte.page;
+    }
+    const copy = this.copyPage(pte.page);
+    if (failed(copy)) return copy;
+    this.notify(pageNumber * PAGE_SIZE, (pageNumber + 1) * PAGE_SIZE, 'clear');
+    pte.page.put();
+    this.ptes.set(pageNumber, { page: copy, writable: true });
+    return copy;
+  }
+
+  private copyPage(page: Page): Result<Page> {
+    const copy = this.provider.allocate();
+    if (!failed(copy)) copy.frame.viewForWrite(null).set(page.frame.view(null));
+    return copy;
+  }
+
+  private find(address: number): Vma | undefined {
+    let low = 0;
+    let high = this.areas.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const area = this.areas[middle];
+      if (area === undefined) return undefined;
+      if (address < area.start) high = middle;
+      else if (address >= area.end) low = middle + 1;
+      else return area;
+    }
+    return undefined;
+  }
+
+  /** First address in [start, end) that no area covers, or `end`. */
+  private firstHole(start: number, end: number): number {
+    let address = start;
+    for (const area of this.areas) {
+      if (area.end <= address) continue;
+      if (area.start > address || address >= end) break;
+      address = area.end;
+    }
+    return Math.min(address, end);
+  }
+
+  /** Highest gap of `length` bytes below the mmap base, as the kernel's top-down search. */
+  private findGap(length: number): number | null {
+    let top = MMAP_TOP;
+    for (let i = this.areas.length - 1; i >= 0; i--) {
+      const area = this.areas[i];
+      if (area === undefined || area.start >= top) continue;
+      if (area.end <= top - length) break;
+      top = area.start;
+    }
+    return top - length >= MMAP_BOTTOM ? top - length : null;
+  }
+
+  private insert(area: Omit<Vma, 'mapping'>): void {
+    let mapping: ObjectMapping | null = null;
+    if (area.object !== null) {
+      const { start, end, firstPage } = area;
+      mapping = {
+        unmapPages: (first, last) => {
+          const from = Math.max(first, firstPage) - firstPage;
+          const to = Math.min(last - firstPage, (end - start) / PAGE_SIZE);
+          if (from < to) this.zap(start + from * PAGE_SIZE, start + to * PAGE_SIZE, 'clear', true);
+        },
+      };
+      area.object.attach(mapping);
+    }
+    const index = this.areas.findIndex((other) => other.start > area.start);
+    this.areas.splice(index < 0 ? this.areas.length : index, 0, { ...area, mapping });
+  }
+
+  /** Replaces what lies in [start, end) by what `change` makes of it (null: nothing), and splits areas at the borders. */
+  private carve(start: number, end: number, change: (area: Vma) => Vma | null, event: MmuNotifierEvent): void {
+    const touched = this.areas.filter((area) => area.start < end && area.end > start);
+    if (touched.length === 0) return;
+    if (event === 'unmap') this.zap(start, end, event);
+    else this.notify(start, end, event);
+    this.areas = this.areas.filter((area) => !touched.includes(area));
+    for (const area of touched) {
+      const cut = (from: number, to: number): Vma => ({
+        ...area,
+        start: from,
+        end: to,
+        firstPage: area.firstPage + pageOf(from - area.start),
+      });
+      if (area.start < start) this.insert(cut(area.start, start));
+      const changed = change(cut(Math.max(area.start, start), Math.min(area.end, end)));
+      if (changed !== null) this.insert(changed);
+      if (area.end > end) this.insert(cut(end, area.end));
+      if (area.object !== null && area.mapping !== null) area.object.detach(area.mapping);
+    }
+  }
+
+  private drop(area: Vma): void {
+    this.zapPtes(area.start, area.end, false);
+    if (area.object !== null && area.mapping !== null) area.object.detach(area.mapping);
+  }
+
+  private zap(start: number, end: number, event: MmuNotifierEvent, onlyShared = false): void {
+    this.notify(start, end, event);
+    this.zapPtes(start, end, onlyShared);
+  }
+
+  /** @param objectOnly keeps private copies: a hole punched in a file does not reach them */
+  private zapPtes(start: number, end: number, objectOnly: boolean): void {
+    const first = pageOf(start);
+    const last = pageOf(end);
+    const drop = (page: number, pte: Pte): void => {
+      if (objectOnly && !this.find(page * PAGE_SIZE)?.shared && pte.writable) return;
+      this.ptes.delete(page);
+      pte.page.put();
+    };
+    if (last - first > this.ptes.size) {
+      for (const [page, pte] of this.ptes) if (page >= first && page < last) drop(page, pte);
+      return;
+    }
+    for (let page = first; page < last; page++) {
+      const pte = this.ptes.get(page);
+      if (pte !== undefined) drop(page, pte);
+    }
+  }
+
+  private notify(start: number, end: number, event: MmuNotifierEvent): void {
+    for (const notifier of this.notifiers) notifier.invalidateRange(uva(start), uva(end), event);
+  }
+}

@@ -1,0 +1,54 @@
+import { Failure } from '../failure.js';
+import type { Task } from './task.js';
+import { type MightSleep, RESCHED, WaitQueue } from './wait.js';
+
+/** `struct mutex`: sleeping lock with an owner; waiters get it in the order in which they came. */
+export class Mutex {
+  private owner: Task | null = null;
+  private readonly waiters = new WaitQueue();
+
+  /** @param name as the kernel writes it, for example `kvm->lock` */
+  constructor(readonly name: string) {}
+
+  get locked(): boolean {
+    return this.owner !== null;
+  }
+
+  heldBy(task: Task): boolean {
+    return this.owner === task;
+  }
+
+  /** `mutex_trylock`; also the fast path of every other form, unless lock points are scheduling points. */
+  tryLock(current: Task): boolean {
+    if (this.owner !== null) return false;
+    this.owner = current;
+    return true;
+  }
+
+  /** `mutex_lock`. */
+  *lock(current: Task): MightSleep<void> {
+    if (current.scheduler.preemptAtLocks) yield RESCHED;
+    while (!this.tryLock(current)) {
+      if (this.owner === current) throw new Error(`${this.name} locked twice by ${current.label}`);
+      yield { kind: 'uninterruptible', queue: this.waiters, site: `mutex_lock(${this.name})` };
+    }
+  }
+
+  /** `mutex_lock_killable`: EINTR when the process is killed while waiting. */
+  *lockKillable(current: Task): MightSleep<Failure | null> {
+    if (current.scheduler.preemptAtLocks) yield RESCHED;
+    while (!this.tryLock(current)) {
+      if (this.owner === current) throw new Error(`${this.name} locked twice by ${current.label}`);
+      const wake = yield { kind: 'killable', queue: this.waiters, site: `mutex_lock_killable(${this.name})` };
+      if (wake === 'signal') return new Failure('EINTR', 'KILLED_WAITING_FOR_LOCK', 'mutex_lock_killable', { lock: this.name });
+    }
+    return null;
+  }
+
+  /** `mutex_unlock`. */
+  unlock(current: Task): void {
+    if (this.owner !== current) throw new Error(`${this.name} unlocked by ${current.label}, which does not hold it`);
+    this.owner = null;
+    this.waiters.wakeOne();
+  }
+}
