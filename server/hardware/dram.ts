@@ -19,6 +19,10 @@ export interface MemoryKey {
 export class Frame {
   /** Incremented on every change of representation; whoever caches `bytes` with `key` compares it. */
   generation = 0;
+  /** A CPU has decoded instructions from this frame since it was last written. */
+  codeCached = false;
+  /** Incremented by the first write after that; whoever holds decoded instructions compares it. */
+  codeEpoch = 0;
   /** Key through which a cached, not yet written back line may be dirty, and the writeback epoch of that write. */
   private dirtyKey: MemoryKey | null = null;
   private dirtyEpoch = -1;
@@ -47,6 +51,10 @@ export class Frame {
 
   /** Like `view`, and notes that lines of this frame are dirty in the cache under `key` until the next writeback. */
   viewForWrite(key: MemoryKey | null): Uint8Array {
+    if (this.codeCached) {
+      this.codeCached = false;
+      this.codeEpoch++;
+    }
     if (key !== null) {
       this.dirtyKey = key;
       this.dirtyEpoch = this.dram.writebackEpoch;
