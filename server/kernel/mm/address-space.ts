@@ -86,7 +86,10 @@ export class AddressSpace implements UserCopy {
     if (request.length <= 0 || !Number.isSafeInteger(length))
       return new Failure('EINVAL', 'MMAP_LENGTH', 'do_mmap', { field: 'length', given: String(request.length) });
     if (request.offset % PAGE_SIZE !== 0)
-      return new Failure('EINVAL', 'MMAP_OFFSET_UNALIGNED', 'ksys_mmap_pgoff', { field: 'offset', given: String(request.offset) });
+      return new Failure('EINVAL', 'MMAP_OFFSET_UNALIGNED', 'ksys_mmap_pgoff', {
+        field: 'offset',
+        given: String(request.offset),
+      });
     const start = request.fixedAddress ?? this.findGap(length);
     if (start === null || length > TASK_SIZE) return new Failure('ENOMEM', 'ADDRESS_SPACE_FULL', 'get_unmapped_area');
     if (start % PAGE_SIZE !== 0) return new Failure('EINVAL', 'MMAP_ADDRESS_UNALIGNED', 'do_mmap', { field: 'address' });
@@ -115,11 +118,14 @@ export class AddressSpace implements UserCopy {
   /** ENOMEM if part of the range is not mapped, as in the real call; what comes before the hole has changed then. */
   mprotect(start: number, length: number, protection: Protection): Failure | null {
     const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
-    if (start % PAGE_SIZE !== 0) return new Failure('EINVAL', 'MPROTECT_ADDRESS_UNALIGNED', 'do_mprotect_pkey', { field: 'address' });
+    if (start % PAGE_SIZE !== 0)
+      return new Failure('EINVAL', 'MPROTECT_ADDRESS_UNALIGNED', 'do_mprotect_pkey', { field: 'address' });
     if (length === 0) return null;
     const hole = this.firstHole(start, end);
     this.carve(start, Math.min(end, hole), (area) => ({ ...area, protection }), 'protection');
-    return hole < end ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_mprotect_pkey', { address: `0x${hole.toString(16)}` }) : null;
+    return hole < end
+      ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_mprotect_pkey', { address: `0x${hole.toString(16)}` })
+      : null;
   }
 
   /** MADV_DONTNEED: private pages are forgotten, shared ones are only unmapped. ENOMEM for a hole. */

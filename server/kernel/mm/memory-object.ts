@@ -66,7 +66,11 @@ export class ShmemObject implements MemoryObject {
     if (size < this.bytes) {
       this.punch(end, Number.MAX_SAFE_INTEGER);
       const partial = size % PAGE_SIZE;
-      if (partial !== 0) this.pages.get(end - 1)?.frame.viewForWrite(null).fill(0, partial);
+      if (partial !== 0)
+        this.pages
+          .get(end - 1)
+          ?.frame.viewForWrite(null)
+          .fill(0, partial);
     }
     this.bytes = size;
   }

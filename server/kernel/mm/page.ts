@@ -1,5 +1,6 @@
 import type { Dram, Frame } from '../../hardware/dram.js';
 import { Failure, type Result } from '../failure.js';
+import type { PageProvider } from './page-provider.js';
 
 /** `struct page`: a frame that the kernel has allocated, with its references and pins. */
 export class Page {
@@ -28,7 +29,7 @@ export class Page {
 }
 
 /** The page allocator: hands out zeroed frames of DRAM and takes them back. */
-export class PageAllocator {
+export class PageAllocator implements PageProvider {
   /** Called before a frame goes back to the host: the place to see what it still means to somebody. */
   onFree: (frame: Frame) => void = () => {};
 

@@ -8,7 +8,7 @@ export type WaitKind = 'uninterruptible' | 'killable' | 'interruptible';
 
 /** What a task hands to the scheduler when it cannot go on: a wait on a queue, or its turn (cond_resched). */
 export type Wait =
-  | { readonly kind: WaitKind; readonly queue: WaitQueue; /** the real function that waits here */ readonly site: string }
+  | { readonly kind: WaitKind; readonly queue: WaitQueue /** the real function that waits here */; readonly site: string }
   | { readonly kind: 'resched' };
 
 /** How a wait ended. */

@@ -27,13 +27,37 @@ const integer = (
 });
 
 export const u8 = (offset: number): Field<number> =>
-  integer(offset, 1, 'uint', (view, at) => view.getUint8(at), (view, at, value) => view.setUint8(at, value));
+  integer(
+    offset,
+    1,
+    'uint',
+    (view, at) => view.getUint8(at),
+    (view, at, value) => view.setUint8(at, value),
+  );
 export const u16 = (offset: number): Field<number> =>
-  integer(offset, 2, 'uint', (view, at) => view.getUint16(at, true), (view, at, value) => view.setUint16(at, value, true));
+  integer(
+    offset,
+    2,
+    'uint',
+    (view, at) => view.getUint16(at, true),
+    (view, at, value) => view.setUint16(at, value, true),
+  );
 export const u32 = (offset: number): Field<number> =>
-  integer(offset, 4, 'uint', (view, at) => view.getUint32(at, true), (view, at, value) => view.setUint32(at, value, true));
+  integer(
+    offset,
+    4,
+    'uint',
+    (view, at) => view.getUint32(at, true),
+    (view, at, value) => view.setUint32(at, value, true),
+  );
 export const s32 = (offset: number): Field<number> =>
-  integer(offset, 4, 'int', (view, at) => view.getInt32(at, true), (view, at, value) => view.setInt32(at, value, true));
+  integer(
+    offset,
+    4,
+    'int',
+    (view, at) => view.getInt32(at, true),
+    (view, at, value) => view.setInt32(at, value, true),
+  );
 
 export const u64 = (offset: number): Field<bigint> => ({
   offset,
@@ -57,8 +81,7 @@ export const bytes = (offset: number, length: number): Field<Uint8Array> => ({
   size: length,
   kind: 'bytes',
   get: (view, base) => new Uint8Array(view.buffer, view.byteOffset + base + offset, length).slice(),
-  set: (view, base, value) =>
-    new Uint8Array(view.buffer, view.byteOffset + base + offset, length).set(value.subarray(0, length)),
+  set: (view, base, value) => new Uint8Array(view.buffer, view.byteOffset + base + offset, length).set(value.subarray(0, length)),
 });
 
 /** `count` fields of one kind, one after the other: `array(u64, 8, 4)` is `__u64 args[4]` at offset 8. */

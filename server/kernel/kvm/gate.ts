@@ -1,0 +1,35 @@
+import { Failure } from '../failure.js';
+import type { Task } from '../sched/task.js';
+import { type Admission, type GatedCall, RUN } from './post-move/policy.js';
+import type { Vm } from './vm.js';
+import { describeDeath } from './vm-life.js';
+
+const refuse = (failure: Failure): Admission => ({ kind: 'refuse', failure });
+
+/** The details that every refusal because of a VM's state carries. */
+export const deathDetails = (vm: Vm): Record<string, string> => {
+  const { life } = vm;
+  if (life.kind === 'alive') return { object: `vm ${vm.id}`, state: 'alive' };
+  const details = { object: `vm ${vm.id}`, state: life.kind, death_cause: describeDeath(life.cause) };
+  return life.kind === 'moved' ? { ...details, policy: life.policy.name } : details;
+};
+
+/**
+ * The first statement of `kvm_vm_ioctl`, `kvm_vcpu_ioctl` and `kvm_device_ioctl`: the caller's mm must be the VM's, and
+ * the VM must not be dead. EIO for either; tested once, without a lock, so a call that has passed goes on whatever
+ * happens while it waits.
+ */
+export const gate = (current: Task, vm: Vm, call: GatedCall): Admission => {
+  if (current.process.mm !== vm.mm)
+    return refuse(
+      new Failure('EIO', 'VM_MM_MISMATCH', `kvm_${call.scope}_ioctl`, {
+        object: `vm ${vm.id}`,
+        owner_pid: String(vm.ownerPid),
+        caller_pid: String(current.process.pid),
+      }),
+    );
+  const { life } = vm;
+  if (life.kind === 'alive') return RUN;
+  if (life.kind === 'moved') return life.policy.admit(vm, call);
+  return refuse(new Failure('EIO', 'VM_BUGGED', `kvm_${call.scope}_ioctl`, deathDetails(vm)));
+};

@@ -1,0 +1,71 @@
+import type { MappedPage, NestedFault } from '../../../hardware/cpu/types.js';
+import type { MemoryKey } from '../../../hardware/dram.js';
+import type { Gpa } from '../../../hardware/units.js';
+import type { Failure, Result } from '../../failure.js';
+import type { IoctlArg } from '../../fs/ioctl-arg.js';
+import type { Task } from '../../sched/task.js';
+import type { MightSleep } from '../../sched/wait.js';
+import type { Vcpu } from '../vcpu.js';
+import type { Vm, VmType } from '../vm.js';
+
+/** What became of an exit that only the vendor's code knows: handled (enter again), or KVM_RUN returns. */
+export type VendorExit =
+  | { readonly kind: 'handled' }
+  | { readonly kind: 'to-user' }
+  | { readonly kind: 'failed'; readonly failure: Failure };
+
+/**
+ * `struct kvm_x86_ops`: what differs between vendors. `svm` implements it on AMD hosts, `vmx` on Intel hosts. An
+ * operation that a vendor leaves out gets the errno that the generic code has for a NULL pointer.
+ */
+export interface KvmX86Ops {
+  /** Bit n: VM type n can be created (KVM_CAP_VM_TYPES). */
+  readonly supportedVmTypes: number;
+  /** `vm_init`: the vendor's part of a new VM. */
+  vmInit(vm: Vm): Failure | null;
+  /** `vm_pre_destroy` and `vm_destroy`: after the vCPUs are gone. */
+  vmDestroy(current: Task, vm: Vm): MightSleep<void>;
+  vcpuCreate(vcpu: Vcpu): Failure | null;
+  vcpuFree(vcpu: Vcpu): void;
+
+  /** `mem_enc_ioctl`, with the VM gate passed and no lock held. */
+  memEncIoctl?(current: Task, vm: Vm, arg: IoctlArg): MightSleep<Result<number>>;
+  /** `vcpu_mem_enc_ioctl`. */
+  vcpuMemEncIoctl?(current: Task, vcpu: Vcpu, arg: IoctlArg): MightSleep<Result<number>>;
+  /** `mem_enc_register_region`; `kvm_enc_region` has been copied in. */
+  memEncRegisterRegion?(current: Task, vm: Vm, address: bigint, size: bigint): MightSleep<Result<number>>;
+  memEncUnregisterRegion?(current: Task, vm: Vm, address: bigint, size: bigint): MightSleep<Result<number>>;
+  /** `vm_copy_enc_context_from`: mirror of the VM behind `sourceFd`. */
+  vmCopyEncContextFrom?(current: Task, vm: Vm, sourceFd: number): MightSleep<Result<number>>;
+  /** `vm_move_enc_context_from`. */
+  vmMoveEncContextFrom?(current: Task, vm: Vm, sourceFd: number): MightSleep<Result<number>>;
+
+  /** `vcpu_pre_run`: refuses a vCPU that cannot run at all (EINVAL). */
+  vcpuPreRun(vcpu: Vcpu): Failure | null;
+  /** `prepare_switch_to_guest` and the VMRUN consistency checks: EINVAL, or KVM_EXIT_FAIL_ENTRY through `to-user`. */
+  enterGuest(vcpu: Vcpu): VendorExit;
+  /** After each exit, before it is handled. */
+  leaveGuest(vcpu: Vcpu): void;
+  /** VMGEXIT, TDCALL, PVALIDATE …: exits that mean something only to the vendor. */
+  handleVendorExit(
+    current: Task,
+    vcpu: Vcpu,
+    exit: { readonly kind: 'vmgexit' | 'tdcall' | 'pvalidate' | 'rmpadjust' },
+  ): MightSleep<VendorExit>;
+  /** KVM's completion of an exit that the vendor sent to userspace. */
+  completeVendorExit?(current: Task, vcpu: Vcpu): MightSleep<VendorExit>;
+
+  /** `guest_state_protected`: registers cannot be read or written. */
+  guestStateProtected(vcpu: Vcpu): boolean;
+  /** `has_protected_state` of the VM: then the register ioctls are EINVAL instead of meaningless. */
+  hasProtectedState(vm: Vm): boolean;
+  hasPrivateMemory(vm: Vm): boolean;
+  /** The key through which this vCPU's encrypted accesses go; null: it has none. */
+  encryptionKey(vcpu: Vcpu): MemoryKey | null;
+  /** A last look at a translation that the nested page tables give (RMP, TD ownership). */
+  checkMapping?(vcpu: Vcpu, address: Gpa, page: MappedPage): MappedPage | NestedFault;
+  /** `guest_memory_reclaimed`: cache writeback where encrypted memory went back to the host. */
+  guestMemoryReclaimed(vm: Vm): void;
+  /** `get_cpl`-independent: can this VM type be made at all, for KVM_CREATE_VM's EINVAL. */
+  isVmTypeSupported(type: number): type is VmType;
+}
