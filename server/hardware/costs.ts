@@ -40,7 +40,10 @@ export const COSTS: Readonly<Record<Primitive, Cost>> = {
   vm_exit: assumed(600),
   ipi: assumed(2_000),
   tlb_flush: assumed(1_000),
-  wbinvd: { nanoseconds: 1_000_000, source: 'assumed: writing back tens of MiB of last-level cache takes on the order of a millisecond' },
+  wbinvd: {
+    nanoseconds: 1_000_000,
+    source: 'assumed: writing back tens of MiB of last-level cache takes on the order of a millisecond',
+  },
   clflush_page: assumed(1_500),
   rmpupdate: assumed(1_500),
 
@@ -52,7 +55,10 @@ export const COSTS: Readonly<Record<Primitive, Cost>> = {
   page_unpinned: assumed(60),
   page_copied: assumed(400),
   page_zeroed: assumed(200),
-  srcu_grace_period: { nanoseconds: 5_000_000, source: 'assumed: a memslot deletion measured on a real kernel takes between 10 us and 8 ms' },
+  srcu_grace_period: {
+    nanoseconds: 5_000_000,
+    source: 'assumed: a memslot deletion measured on a real kernel takes between 10 us and 8 ms',
+  },
   memslot_commit: { nanoseconds: 15_000, source: 'half of a measured add and delete of a 4 KiB memslot, 30 us' },
   vcpu_mutex: assumed(50),
 

@@ -72,6 +72,20 @@ export class Frame {
     this.dirtyKey = null;
   }
 
+  /** Encrypts (or decrypts) in place: the bytes seen through `from` become the bytes seen through `to`. No line gets dirty. */
+  retype(from: MemoryKey | null, to: MemoryKey | null): void {
+    this.view(from);
+    this.sealed = to;
+    this.generation++;
+  }
+
+  /** Replaces all 4096 bytes, as seen through `key`, without a look at the old ones. No line gets dirty. */
+  overwrite(key: MemoryKey | null, bytes: Uint8Array): void {
+    this.bytes.set(bytes);
+    this.sealed = key;
+    this.generation++;
+  }
+
   private convert(key: MemoryKey | null): void {
     if (this.sealed !== null) this.sealed.sealPage(this.hpa, this.bytes);
     if (key !== null) key.openPage(this.hpa, this.bytes);

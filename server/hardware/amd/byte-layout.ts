@@ -1,0 +1,79 @@
+/**
+ * Little-endian structures of fixed size, described field by field with the offsets that the specifications print. A field
+ * reads and writes a `Uint8Array` that holds the structure.
+ */
+export interface Field<Value> {
+  readonly offset: number;
+  readonly size: number;
+  get(bytes: Uint8Array): Value;
+  set(bytes: Uint8Array, value: Value): void;
+}
+
+export interface Struct {
+  readonly size: number;
+  /** Whether all bytes that belong to no field are zero. */
+  reservedIsZero(bytes: Uint8Array): boolean;
+}
+
+const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+
+export const u8 = (offset: number): Field<number> => ({
+  offset,
+  size: 1,
+  get: (bytes) => viewOf(bytes).getUint8(offset),
+  set: (bytes, value) => viewOf(bytes).setUint8(offset, value),
+});
+
+export const u16 = (offset: number): Field<number> => ({
+  offset,
+  size: 2,
+  get: (bytes) => viewOf(bytes).getUint16(offset, true),
+  set: (bytes, value) => viewOf(bytes).setUint16(offset, value, true),
+});
+
+export const u32 = (offset: number): Field<number> => ({
+  offset,
+  size: 4,
+  get: (bytes) => viewOf(bytes).getUint32(offset, true),
+  set: (bytes, value) => viewOf(bytes).setUint32(offset, value, true),
+});
+
+export const u64 = (offset: number): Field<bigint> => ({
+  offset,
+  size: 8,
+  get: (bytes) => viewOf(bytes).getBigUint64(offset, true),
+  set: (bytes, value) => viewOf(bytes).setBigUint64(offset, value, true),
+});
+
+/**
+ * A physical address as a number. Values of 2^53 and more lose precision, which does no harm: no physical address has
+ * more than 52 bits, so they are invalid whatever their low bits are.
+ */
+export const paddr = (offset: number): Field<number> => ({
+  offset,
+  size: 8,
+  get: (bytes) => Number(viewOf(bytes).getBigUint64(offset, true)),
+  set: (bytes, value) => viewOf(bytes).setBigUint64(offset, BigInt(value), true),
+});
+
+/** A string of bytes. `get` gives a copy; `set` fills what the value does not cover with zeros. */
+export const blob = (offset: number, size: number): Field<Uint8Array> => ({
+  offset,
+  size,
+  get: (bytes) => bytes.slice(offset, offset + size),
+  set: (bytes, value) => {
+    bytes.fill(0, offset, offset + size);
+    bytes.set(value, offset);
+  },
+});
+
+/** Describes a structure of `size` bytes by its fields, which become properties of the result. */
+export function struct<Shape extends Record<string, Pick<Field<unknown>, 'offset' | 'size'>>>(
+  size: number,
+  shape: Shape,
+): Struct & Shape {
+  const covered = new Uint8Array(size);
+  for (const field of Object.values(shape)) covered.fill(1, field.offset, field.offset + field.size);
+  const reserved = [...covered.keys()].filter((offset) => covered[offset] === 0);
+  return { ...shape, size, reservedIsZero: (bytes) => reserved.every((offset) => bytes[offset] === 0) };
+}

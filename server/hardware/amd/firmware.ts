@@ -1,0 +1,33 @@
+import type { Charge } from '../costs.js';
+import type { Entropy } from '../entropy.js';
+import type { AsidKeys } from './asid-keys.js';
+import type { FirmwareMemory } from './firmware-memory.js';
+import type { Endorsed, IdentityFactory } from './identity.js';
+import type { FirmwareVersion } from './launch-digest.js';
+import type { MemoryEncryptionEngine } from './memory-encryption.js';
+import type { PersistentStore } from './persistent-store.js';
+import type { PlatformState } from './platform-state.js';
+
+/** What the commands of the secure processor work on. */
+export interface Firmware {
+  readonly version: FirmwareVersion;
+  readonly memory: FirmwareMemory;
+  readonly engine: MemoryEncryptionEngine;
+  readonly asidKeys: AsidKeys;
+  readonly charge: Charge;
+  /** The random number generator: guest keys, nonces and initialisation vectors, in the order of the commands. */
+  readonly random: Entropy;
+  /** Fused into the chip; everything that must be the same after a reset is derived from it. */
+  readonly chipSecret: Uint8Array;
+  /** What GET_ID gives: 64 bytes for the one socket. */
+  readonly chipId: Uint8Array;
+  readonly cek: Endorsed;
+  readonly identities: IdentityFactory;
+  /** The chip's own store, which INIT uses. */
+  readonly flash: PersistentStore;
+  /** The store of the last INIT or INIT_EX; PLATFORM_RESET erases it while the platform is UNINIT. */
+  store: PersistentStore;
+  platform: PlatformState;
+  /** The handle that the last guest got. */
+  lastHandle: number;
+}

@@ -1,0 +1,60 @@
+import { createHmac, timingSafeEqual } from 'node:crypto';
+import { blob, struct, u32 } from './byte-layout.js';
+import { littleEndian32 } from './kdf.js';
+import { counterMode, type TransportKeys } from './session.js';
+
+/** The header of a packet of guest memory in transport (sev-firmware.md 3.6). */
+export const PACKET_HEADER = struct(52, { flags: u32(0), iv: blob(4, 16), mac: blob(20, 32) });
+
+/** Bit 0 of `flags`. How it would be compressed is not published: never set, and refused (not verified). */
+export const PACKET_COMPRESSED = 1;
+
+/** The first byte under a MAC, which says what was authenticated. That VMSAs use 3 is not verified. */
+export const MAC_CONTEXT = { LAUNCH_SECRET: 1, UPDATE_DATA: 2, UPDATE_VMSA: 3, MEASURE: 4 } as const;
+
+export type PacketContext = typeof MAC_CONTEXT.UPDATE_DATA | typeof MAC_CONTEXT.UPDATE_VMSA | typeof MAC_CONTEXT.LAUNCH_SECRET;
+
+/** What a packet is authenticated with besides its data; `measure` for LAUNCH_SECRET only. */
+export interface PacketBinding {
+  readonly context: PacketContext;
+  readonly measure?: Uint8Array;
+}
+
+export interface Packet {
+  readonly header: Uint8Array;
+  readonly data: Uint8Array;
+}
+
+/** Encrypts and authenticates guest memory under `keys`. Neither its address nor its place in an order is part of it. */
+export function sealPacket(keys: TransportKeys, binding: PacketBinding, iv: Uint8Array, plaintext: Uint8Array): Packet {
+  const data = counterMode(keys.tek, iv, plaintext);
+  const header = new Uint8Array(PACKET_HEADER.size);
+  PACKET_HEADER.iv.set(header, iv);
+  PACKET_HEADER.mac.set(header, packetMac(keys, binding, header, plaintext.length, data));
+  return { header, data };
+}
+
+/** The plaintext of a packet for `guestLength` bytes of guest memory, or null if its MAC is wrong. */
+export function openPacket(
+  keys: TransportKeys,
+  binding: PacketBinding,
+  { header, data }: Packet,
+  guestLength: number,
+): Uint8Array | null {
+  const mac = packetMac(keys, binding, header, guestLength, data);
+  return timingSafeEqual(mac, PACKET_HEADER.mac.get(header)) ? counterMode(keys.tek, PACKET_HEADER.iv.get(header), data) : null;
+}
+
+function packetMac(
+  { tik }: TransportKeys,
+  { context, measure }: PacketBinding,
+  header: Uint8Array,
+  guestLength: number,
+  data: Uint8Array,
+): Uint8Array {
+  const mac = createHmac('sha256', tik);
+  mac.update(Uint8Array.of(context)).update(header.subarray(0, PACKET_HEADER.mac.offset));
+  mac.update(littleEndian32(guestLength)).update(littleEndian32(data.length)).update(data);
+  if (measure !== undefined) mac.update(measure);
+  return mac.digest();
+}

@@ -1,0 +1,44 @@
+import type { Charge } from '../costs.js';
+import type { Dram } from '../dram.js';
+import type { Entropy } from '../entropy.js';
+import { AsidKeys, type AsidRange } from './asid-keys.js';
+import { createMemoryEncryptionEngine } from './memory-encryption.js';
+import { SecureProcessor } from './secure-processor.js';
+
+export interface AmdPlatformOptions {
+  readonly dram: Dram;
+  /** Everything random in the secure processor and the memory controllers comes from here. */
+  readonly entropy: Entropy;
+  readonly charge: Charge;
+  /** Number of CPUs. */
+  readonly cpus: number;
+  readonly asids: AsidRange;
+}
+
+/** The parts of an AMD host that plain x86 does not have. */
+export interface AmdPlatform {
+  readonly processor: SecureProcessor;
+  readonly asidKeys: AsidKeys;
+  /** WBINVD on one CPU. Its own lines reach DRAM; the model of DRAM's dirty lines is cleared by `wbinvdOnAllCpus` only. */
+  wbinvd(cpu: number): void;
+  /** WBINVD on every CPU, as `wbinvd_on_all_cpus`: no line of any frame is dirty afterwards. */
+  wbinvdOnAllCpus(): void;
+}
+
+export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPlatformOptions): AmdPlatform {
+  const asidKeys = new AsidKeys(asids, cpus);
+  const engine = createMemoryEncryptionEngine(entropy.fork('memory encryption tweaks'));
+  const processor = new SecureProcessor({ dram, engine, asidKeys, entropy: entropy.fork('secure processor'), charge });
+
+  function wbinvd(cpu: number): void {
+    charge('wbinvd');
+    asidKeys.wbinvd(cpu);
+  }
+
+  function wbinvdOnAllCpus(): void {
+    for (let cpu = 0; cpu < cpus; cpu++) wbinvd(cpu);
+    dram.writebackAll();
+  }
+
+  return { processor, asidKeys, wbinvd, wbinvdOnAllCpus };
+}
