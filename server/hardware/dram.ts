@@ -51,14 +51,17 @@ export class Frame {
 
   /** Like `view`, and notes that lines of this frame are dirty in the cache under `key` until the next writeback. */
   viewForWrite(key: MemoryKey | null): Uint8Array {
-    if (this.codeCached) {
-      this.codeCached = false;
-      this.codeEpoch++;
-    }
+    this.noteWrite();
     if (key !== null) {
       this.dirtyKey = key;
       this.dirtyEpoch = this.dram.writebackEpoch;
     }
+    return this.view(key);
+  }
+
+  /** Like `view`, for a writer that bypasses the caches (the AMD secure processor): no line gets dirty. */
+  viewForUncachedWrite(key: MemoryKey | null): Uint8Array {
+    this.noteWrite();
     return this.view(key);
   }
 
@@ -74,6 +77,7 @@ export class Frame {
 
   /** Encrypts (or decrypts) in place: the bytes seen through `from` become the bytes seen through `to`. No line gets dirty. */
   retype(from: MemoryKey | null, to: MemoryKey | null): void {
+    this.noteWrite();
     this.view(from);
     this.sealed = to;
     this.generation++;
@@ -81,9 +85,17 @@ export class Frame {
 
   /** Replaces all 4096 bytes, as seen through `key`, without a look at the old ones. No line gets dirty. */
   overwrite(key: MemoryKey | null, bytes: Uint8Array): void {
+    this.noteWrite();
     this.bytes.set(bytes);
     this.sealed = key;
     this.generation++;
+  }
+
+  private noteWrite(): void {
+    if (this.codeCached) {
+      this.codeCached = false;
+      this.codeEpoch++;
+    }
   }
 
   private convert(key: MemoryKey | null): void {
