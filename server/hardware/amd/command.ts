@@ -16,11 +16,25 @@ export interface Command {
 /** A command buffer with output fields is written back also when the command fails, so that length queries work. */
 export interface BufferSpec<Layout extends Struct = Struct> {
   readonly struct: Layout;
-  readonly output: boolean;
+  readonly hasInput: boolean;
+  readonly hasOutput: boolean;
 }
 
-export const input = <Layout extends Struct>(struct: Layout): BufferSpec<Layout> => ({ struct, output: false });
-export const inputOutput = <Layout extends Struct>(struct: Layout): BufferSpec<Layout> => ({ struct, output: true });
+export const input = <Layout extends Struct>(struct: Layout): BufferSpec<Layout> => ({
+  struct,
+  hasInput: true,
+  hasOutput: false,
+});
+export const output = <Layout extends Struct>(struct: Layout): BufferSpec<Layout> => ({
+  struct,
+  hasInput: false,
+  hasOutput: true,
+});
+export const inputOutput = <Layout extends Struct>(struct: Layout): BufferSpec<Layout> => ({
+  struct,
+  hasInput: true,
+  hasOutput: true,
+});
 
 const NO_BUFFER = new Uint8Array(0);
 
@@ -32,9 +46,9 @@ function withBuffer(firmware: Firmware, address: Hpa, spec: BufferSpec | null, r
   if (spec === null) return run(NO_BUFFER);
   const buffer = firmware.memory.read(address, spec.struct.size, null);
   if (buffer === null) return STATUS.INVALID_ADDRESS;
-  if (!spec.output && !spec.struct.reservedIsZero(buffer)) return STATUS.INVALID_PARAM;
+  if (spec.hasInput && !spec.struct.reservedIsZero(buffer)) return STATUS.INVALID_PARAM;
   const status = run(buffer);
-  if (spec.output) firmware.memory.write(address, buffer, null);
+  if (spec.hasOutput) firmware.memory.write(address, buffer, null);
   return status;
 }
 

@@ -46,7 +46,7 @@ export class FirmwareMemory {
     for (const { frame, offset, length } of spans) {
       const part = bytes.subarray(done, done + length);
       if (length === PAGE_SIZE) frame.overwrite(key, part);
-      else if (frame.key === key) frame.view(key).set(part, offset);
+      else if (frame.key === key) frame.viewForUncachedWrite(key).set(part, offset);
       else this.writeCells(frame, offset, part, key);
       done += length;
     }
@@ -63,7 +63,7 @@ export class FirmwareMemory {
     const spans = this.spans(address, length);
     if (spans === null) return false;
     for (const { frame, offset, length: part } of spans) {
-      const plaintext = frame.view(null).subarray(offset, offset + part);
+      const plaintext = frame.viewForUncachedWrite(null).subarray(offset, offset + part);
       inspect(plaintext);
       if (part === PAGE_SIZE) frame.retype(null, key);
       else key.seal(hpa(frame.hpa + offset), plaintext);
@@ -73,7 +73,7 @@ export class FirmwareMemory {
 
   /** Blocks of a frame that is represented otherwise: they become ciphertext in its cells, the others stay as they are. */
   private writeCells(frame: Frame, offset: number, bytes: Uint8Array, key: EncryptionKey | null): void {
-    const cells = frame.view(null).subarray(offset, offset + bytes.length);
+    const cells = frame.viewForUncachedWrite(null).subarray(offset, offset + bytes.length);
     cells.set(bytes);
     key?.seal(hpa(frame.hpa + offset), cells);
   }

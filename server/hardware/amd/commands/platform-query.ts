@@ -1,4 +1,4 @@
-import { type Command, initialisedCommand, inputOutput, lengthQuery, platformCommand } from '../command.js';
+import { type Command, initialisedCommand, inputOutput, lengthQuery, output, platformCommand } from '../command.js';
 import { GET_ID, PLATFORM_STATUS } from '../command-buffers.js';
 import { PLATFORM_STATE_NUMBER } from '../platform-state.js';
 import { STATUS } from '../status.js';
@@ -8,7 +8,7 @@ import { STATUS } from '../status.js';
 const platformStatus = platformCommand({
   name: 'PLATFORM_STATUS',
   states: ['uninit', 'init', 'working'],
-  buffer: inputOutput(PLATFORM_STATUS),
+  buffer: output(PLATFORM_STATUS),
   run: ({ platform, version }, buffer) => {
     const initialised = platform.kind === 'uninit' ? null : platform;
     buffer.fill(0);
