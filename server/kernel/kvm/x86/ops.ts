@@ -1,10 +1,12 @@
-import type { MappedPage, NestedFault } from '../../../hardware/cpu/types.js';
+import type { CpuState } from '../../../hardware/cpu/state.js';
+import type { CpuExit, MappedPage, MemoryEncryption, NestedFault } from '../../../hardware/cpu/types.js';
 import type { MemoryKey } from '../../../hardware/dram.js';
 import type { Gpa } from '../../../hardware/units.js';
 import type { Failure, Result } from '../../failure.js';
 import type { IoctlArg } from '../../fs/ioctl-arg.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
+import type { MovePhase } from '../move-phase.js';
 import type { Vcpu } from '../vcpu.js';
 import type { Vm, VmType } from '../vm.js';
 
@@ -13,6 +15,12 @@ export type VendorExit =
   | { readonly kind: 'handled' }
   | { readonly kind: 'to-user' }
   | { readonly kind: 'failed'; readonly failure: Failure };
+
+/** How a move of an encryption context may be watched. */
+export interface MoveOptions {
+  /** Told each phase as it is reached. */
+  readonly observer?: (phase: MovePhase) => void;
+}
 
 /**
  * `struct kvm_x86_ops`: what differs between vendors. `svm` implements it on AMD hosts, `vmx` on Intel hosts. An
@@ -38,14 +46,19 @@ export interface KvmX86Ops {
   /** `vm_copy_enc_context_from`: mirror of the VM behind `sourceFd`. */
   vmCopyEncContextFrom?(current: Task, vm: Vm, sourceFd: number): MightSleep<Result<number>>;
   /** `vm_move_enc_context_from`. */
-  vmMoveEncContextFrom?(current: Task, vm: Vm, sourceFd: number): MightSleep<Result<number>>;
+  vmMoveEncContextFrom?(current: Task, vm: Vm, sourceFd: number, options?: MoveOptions): MightSleep<Result<number>>;
+  /** Whether a move would be allowed now: the failure that it would meet, without any effect and without waiting. */
+  validateMoveEncContextFrom?(current: Task, vm: Vm, sourceFd: number): Failure | null;
 
   /** `vcpu_pre_run`: refuses a vCPU that cannot run at all (EINVAL). */
   vcpuPreRun(vcpu: Vcpu): Failure | null;
-  /** `prepare_switch_to_guest` and the VMRUN consistency checks: EINVAL, or KVM_EXIT_FAIL_ENTRY through `to-user`. */
+  /**
+   * Before every `Cpu.run`: `prepare_switch_to_guest` and the VMRUN consistency checks. 'handled': the CPU holds the
+   * guest's state and may run; else EINVAL, or KVM_EXIT_FAIL_ENTRY through `to-user`.
+   */
   enterGuest(vcpu: Vcpu): VendorExit;
-  /** After each exit, before it is handled. */
-  leaveGuest(vcpu: Vcpu): void;
+  /** After every `Cpu.run`, before the exit is handled: state that is protected goes back to its save area. */
+  leaveGuest(vcpu: Vcpu, exit: CpuExit): void;
   /** VMGEXIT, TDCALL, PVALIDATE …: exits that mean something only to the vendor. */
   handleVendorExit(
     current: Task,
@@ -60,6 +73,15 @@ export interface KvmX86Ops {
   /** `has_protected_state` of the VM: then the register ioctls are EINVAL instead of meaningless. */
   hasProtectedState(vm: Vm): boolean;
   hasPrivateMemory(vm: Vm): boolean;
+  /**
+   * The registers that KVM sees, and that its register ioctls read and write: the CPU's own, or KVM's stale copy where
+   * the state is protected. What the VMCB shows of a protected vCPU (interrupt flag and shadow) is read from the CPU.
+   */
+  visibleState(vcpu: Vcpu): CpuState;
+  /** How guest page tables ask for encryption on this vCPU: for the CPU at its next entry. */
+  memoryEncryption(vcpu: Vcpu): MemoryEncryption;
+  /** The VMCB asks for encrypted state (SEV-ES): non-automatic exits become #VC, and control registers are trapped. */
+  encryptedState(vcpu: Vcpu): boolean;
   /** The key through which this vCPU's encrypted accesses go; null: it has none. */
   encryptionKey(vcpu: Vcpu): MemoryKey | null;
   /** A last look at a translation that the nested page tables give (RMP, TD ownership). */
