@@ -3,11 +3,18 @@
  * structure is its name, its size and its fields, and gives both the TypeScript type and the codec.
  */
 
+/** The parts of a field that is not a single value. */
+export type InnerFields =
+  | { readonly kind: 'struct'; readonly struct: Struct<Fields> }
+  | { readonly kind: 'array'; readonly elements: readonly Field<unknown>[] };
+
 /** One field: offset in bytes, and how it is read and written. All integers are little-endian. */
 export interface Field<T> {
   readonly offset: number;
   readonly size: number;
   readonly kind: 'uint' | 'int' | 'bytes' | 'struct' | 'array';
+  /** What a field of kind 'struct' or 'array' consists of. */
+  readonly inner?: InnerFields;
   get(view: DataView, base: number): T;
   set(view: DataView, base: number, value: T): void;
 }
@@ -49,6 +56,14 @@ export const u32 = (offset: number): Field<number> =>
     'uint',
     (view, at) => view.getUint32(at, true),
     (view, at, value) => view.setUint32(at, value, true),
+  );
+export const s16 = (offset: number): Field<number> =>
+  integer(
+    offset,
+    2,
+    'int',
+    (view, at) => view.getInt16(at, true),
+    (view, at, value) => view.setInt16(at, value, true),
   );
 export const s32 = (offset: number): Field<number> =>
   integer(
@@ -92,6 +107,7 @@ export const array = <T>(element: (offset: number) => Field<T>, offset: number, 
     offset,
     size: size * count,
     kind: 'array',
+    inner: { kind: 'array', elements },
     get: (view, base) => elements.map((field) => field.get(view, base)),
     set: (view, base, value) =>
       elements.forEach((field, index) => {
@@ -164,6 +180,7 @@ export const nested = <F extends Fields>(inner: Struct<F>, offset: number): Fiel
   offset,
   size: inner.size,
   kind: 'struct',
+  inner: { kind: 'struct', struct: inner },
   get: (view, base) => inner.decode(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), base + offset),
   set: (view, base, value) => inner.write(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), value, base + offset),
 });
