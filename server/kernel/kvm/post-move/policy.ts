@@ -46,8 +46,11 @@ export interface PostMovePolicy {
   readonly name: PostMovePolicyName;
   /** Whether KVM_DISMANTLE_VM exists; ENOTTY otherwise. */
   readonly offersDismantle: boolean;
-  /** Runs in place of `kvm_vm_dead(source)`, with both VMs' locks and vCPU mutexes held and the context gone. */
-  onMove(current: Task, source: Vm): MightSleep<void>;
+  /**
+   * Runs in place of `kvm_vm_dead(source)`, with both VMs' locks and vCPU mutexes held and the context gone. Null: done,
+   * without a wait.
+   */
+  onMove(current: Task, source: Vm): MightSleep<void> | null;
   /** Runs after every lock of the move has been dropped. */
   afterMove(source: Vm): void;
   /** The test at ioctl entry, which holds no lock (`kvm_vm_ioctl` and its like). */
