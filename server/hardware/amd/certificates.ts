@@ -162,6 +162,18 @@ function signatureHash(algorithm: number): SignatureHash | null {
   return algorithm === ALGORITHM.ECDSA_SHA384 ? 'sha384' : null;
 }
 
+/** The certificate with every signature removed that is not in `usage`. */
+export function onlySignatureOf(usage: Usage, certificate: Uint8Array): Uint8Array {
+  const bytes = certificate.slice();
+  for (const slot of signatureSlots) {
+    if (slot.usage.get(bytes) === usage) continue;
+    slot.usage.set(bytes, USAGE.NONE);
+    slot.algo.set(bytes, ALGORITHM.NONE);
+    slot.signature.set(bytes, new Uint8Array(0));
+  }
+  return bytes;
+}
+
 /** A certificate signing request: the certificate with both signature slots empty (PEK_CSR). */
 export function withoutSignatures(certificate: Uint8Array): Uint8Array {
   const bytes = certificate.slice();

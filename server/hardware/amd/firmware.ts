@@ -1,5 +1,6 @@
 import type { Charge } from '../costs.js';
 import type { Entropy } from '../entropy.js';
+import type { AmdCertificate } from './amd-certificate.js';
 import type { AsidKeys } from './asid-keys.js';
 import type { FirmwareMemory } from './firmware-memory.js';
 import type { Endorsed, IdentityFactory } from './identity.js';
@@ -22,6 +23,8 @@ export interface Firmware {
   /** What GET_ID gives: 64 bytes for the one socket. */
   readonly chipId: Uint8Array;
   readonly cek: Endorsed;
+  /** AMD's root, whose hash real chips have in fuses. */
+  readonly rootKey: () => AmdCertificate;
   readonly identities: IdentityFactory;
   /** The chip's own store, which INIT uses. */
   readonly flash: PersistentStore;

@@ -1,5 +1,5 @@
 import type { Entropy } from '../entropy.js';
-import { addSignature, createCertificate, type Signer, USAGE } from './certificates.js';
+import { addSignature, createCertificate, onlySignatureOf, type Signer, USAGE } from './certificates.js';
 import { deriveKey } from './kdf.js';
 import { type KeyPair, keyPair, keyPairFromSeed } from './p384.js';
 import type { ApiVersion } from './policy.js';
@@ -71,8 +71,8 @@ export class IdentityFactory {
   }
 
   /** PEK_CERT_IMPORT: the platform's PEK as certified by an external owner, endorsed by the chip; and a new PDH. */
-  withExternalOwner(identity: PlatformIdentity, ocaCertificate: Uint8Array, pekCertificate: Uint8Array): PlatformIdentity {
-    const pek = { key: identity.pek.key, certificate: once(() => addSignature(pekCertificate, this.cekSigner())) };
+  withExternalOwner(ocaCertificate: Uint8Array, pekCertificate: Uint8Array, { key }: Endorsed): PlatformIdentity {
+    const pek = { key, certificate: once(() => addSignature(onlySignatureOf(USAGE.OCA, pekCertificate), this.cekSigner())) };
     return { owner: { kind: 'external', certificate: () => ocaCertificate }, pek, pdh: this.createPdh(pek) };
   }
 

@@ -2,6 +2,7 @@ import type { Charge } from '../costs.js';
 import type { Dram } from '../dram.js';
 import type { Entropy } from '../entropy.js';
 import { AsidKeys, type AsidRange } from './asid-keys.js';
+import { createKeyDistribution, type KeyDistribution } from './key-distribution.js';
 import { createMemoryEncryptionEngine } from './memory-encryption.js';
 import { SecureProcessor } from './secure-processor.js';
 
@@ -19,6 +20,7 @@ export interface AmdPlatformOptions {
 export interface AmdPlatform {
   readonly processor: SecureProcessor;
   readonly asidKeys: AsidKeys;
+  readonly keyDistribution: KeyDistribution;
   /** WBINVD on one CPU. Its own lines reach DRAM; the model of DRAM's dirty lines is cleared by `wbinvdOnAllCpus` only. */
   wbinvd(cpu: number): void;
   /** WBINVD on every CPU, as `wbinvd_on_all_cpus`: no line of any frame is dirty afterwards. */
@@ -28,7 +30,15 @@ export interface AmdPlatform {
 export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPlatformOptions): AmdPlatform {
   const asidKeys = new AsidKeys(asids, cpus);
   const engine = createMemoryEncryptionEngine(entropy.fork('memory encryption tweaks'));
-  const processor = new SecureProcessor({ dram, engine, asidKeys, entropy: entropy.fork('secure processor'), charge });
+  const keyDistribution = createKeyDistribution();
+  const processor = new SecureProcessor({
+    dram,
+    engine,
+    asidKeys,
+    entropy: entropy.fork('secure processor'),
+    charge,
+    keyDistribution,
+  });
 
   function wbinvd(cpu: number): void {
     charge('wbinvd');
@@ -40,5 +50,5 @@ export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPla
     dram.writebackAll();
   }
 
-  return { processor, asidKeys, wbinvd, wbinvdOnAllCpus };
+  return { processor, asidKeys, keyDistribution, wbinvd, wbinvdOnAllCpus };
 }

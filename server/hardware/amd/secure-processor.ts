@@ -10,12 +10,17 @@ import { debugCommands } from './commands/debug.js';
 import { guestManagementCommands } from './commands/guest-management.js';
 import { launchCommands } from './commands/launch.js';
 import { launchSecretCommands } from './commands/launch-secret.js';
+import { packetCommands } from './commands/packets.js';
+import { platformIdentityCommands } from './commands/platform-identity.js';
 import { platformLifecycleCommands } from './commands/platform-lifecycle.js';
 import { platformQueryCommands } from './commands/platform-query.js';
+import { receiveCommands } from './commands/receive.js';
+import { sendCommands } from './commands/send.js';
 import type { Firmware } from './firmware.js';
 import { FirmwareMemory } from './firmware-memory.js';
 import type { GuestStateKind } from './guest-context.js';
 import { createChipEndorsementKey, IdentityFactory } from './identity.js';
+import type { KeyDistribution } from './key-distribution.js';
 import type { FirmwareVersion } from './launch-digest.js';
 import type { MemoryEncryptionEngine } from './memory-encryption.js';
 import { createFlashStore } from './persistent-store.js';
@@ -29,6 +34,8 @@ export interface SecureProcessorOptions {
   /** Everything random, and the chip's own secret, come from here. */
   readonly entropy: Entropy;
   readonly charge: Charge;
+  /** Who endorsed this chip, and whose root it trusts. */
+  readonly keyDistribution: KeyDistribution;
   /** @default 1.55 build 25 */
   readonly version?: FirmwareVersion;
 }
@@ -49,10 +56,14 @@ const CHIP_ID_LENGTH = 64;
 const commands: readonly Command[] = [
   ...platformLifecycleCommands,
   ...platformQueryCommands,
+  ...platformIdentityCommands,
   ...guestManagementCommands,
   ...launchCommands,
   ...launchSecretCommands,
   ...attestationCommands,
+  ...sendCommands,
+  ...receiveCommands,
+  ...packetCommands,
   ...debugCommands,
 ];
 
@@ -64,8 +75,10 @@ const commandsById = new Map<number, Command>(commands.map((command) => [COMMAND
  */
 export class SecureProcessor {
   private readonly firmware: Firmware;
+  private readonly keyDistribution: KeyDistribution;
 
-  constructor({ dram, engine, asidKeys, entropy, charge, version = DEFAULT_VERSION }: SecureProcessorOptions) {
+  constructor({ dram, engine, asidKeys, entropy, charge, keyDistribution, version = DEFAULT_VERSION }: SecureProcessorOptions) {
+    this.keyDistribution = keyDistribution;
     const chipSecret = entropy.fork('chip secret').bytes(CHIP_SECRET_LENGTH);
     const cek = createChipEndorsementKey(chipSecret, version);
     const flash = createFlashStore();
@@ -79,6 +92,7 @@ export class SecureProcessor {
       chipSecret,
       chipId: entropy.fork('chip id').bytes(CHIP_ID_LENGTH),
       cek,
+      rootKey: () => keyDistribution.root(),
       identities: new IdentityFactory(cek, version, entropy.fork('identity')),
       flash,
       store: flash,
@@ -101,6 +115,11 @@ export class SecureProcessor {
 
   get version(): FirmwareVersion {
     return this.firmware.version;
+  }
+
+  /** The chip's CEK certificate as AMD endorses it: what the key distribution service gives for the id of GET_ID. */
+  endorsedCek(): Uint8Array {
+    return this.keyDistribution.endorseChip(this.firmware.cek.certificate());
   }
 
   get state(): PlatformStateKind {

@@ -1,0 +1,57 @@
+import { createHash, type KeyObject } from 'node:crypto';
+import { type AmdCertificate, createAmdCertificate, endorse, parseAmdCertificate } from './amd-certificate.js';
+import { USAGE } from './certificates.js';
+import { loadArk, loadAsk } from './simulation-keys.js';
+
+/**
+ * AMD's key distribution service for the simulated root: what a real operator downloads from AMD, and what the
+ * secure processor itself does not have.
+ */
+export interface KeyDistribution {
+  /** ARK certificate, self-signed, 1600 bytes. */
+  ark(): Uint8Array;
+  /** ASK certificate, signed by the ARK, 1600 bytes. */
+  ask(): Uint8Array;
+  /** The public part of the ARK, as every simulated chip knows it. */
+  root(): AmdCertificate;
+  /** The bundle that SEND_START takes: ASK, then ARK. */
+  bundle(): Uint8Array;
+  /** A chip's CEK certificate with the ASK's signature. */
+  endorseChip(cek: Uint8Array): Uint8Array;
+}
+
+const keyId = (name: string): Uint8Array => createHash('sha256').update(`simulated AMD ${name}`).digest().subarray(0, 16);
+
+/** Keys and certificates are made when first asked for. */
+export function createKeyDistribution(): KeyDistribution {
+  const arkId = keyId('ARK');
+  let keys: { readonly ark: KeyObject; readonly ask: KeyObject } | null = null;
+  let root: AmdCertificate | null = null;
+  let certificates: { readonly ark: Uint8Array; readonly ask: Uint8Array } | null = null;
+
+  function load(): { readonly ark: KeyObject; readonly ask: KeyObject } {
+    keys ??= { ark: loadArk(), ask: loadAsk() };
+    return keys;
+  }
+
+  function make(): { readonly ark: Uint8Array; readonly ask: Uint8Array } {
+    const { ark, ask } = load();
+    certificates ??= {
+      ark: createAmdCertificate({ usage: USAGE.ARK, keyId: arkId, certifyingId: arkId }, ark, ark),
+      ask: createAmdCertificate({ usage: USAGE.ASK, keyId: keyId('ASK'), certifyingId: arkId }, ask, ark),
+    };
+    return certificates;
+  }
+
+  return {
+    ark: () => make().ark,
+    ask: () => make().ask,
+    root: () => {
+      root ??= parseAmdCertificate(make().ark, USAGE.ARK);
+      if (root === null) throw new Error('the simulated ARK does not parse');
+      return root;
+    },
+    bundle: () => Buffer.concat([make().ask, make().ark]),
+    endorseChip: (cek) => endorse(cek, load().ask),
+  };
+}
