@@ -1,0 +1,102 @@
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { DEFAULT_HOST_CONFIG, type HostConfig } from './kernel/config.js';
+import { POST_MOVE_POLICIES } from './kernel/kvm/post-move/policy.js';
+
+/** What the daemon was told on its command line. */
+export interface DaemonConfig {
+  /** `host:port`; port 0 lets the system pick one. */
+  readonly listen: string;
+  readonly logLevel: string;
+  readonly host: HostConfig;
+}
+
+const DEFAULT_LISTEN = '127.0.0.1:7341';
+const SUFFIX: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+
+const integer = (minimum: number, maximum: number) => (text: string) => {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= minimum && value <= maximum) return value;
+  throw new InvalidArgumentError(`'${text}' is not a whole number from ${minimum} to ${maximum}.`);
+};
+
+/** `8G`, `512M`, or plain bytes. */
+const size = (text: string): number => {
+  const match = /^(\d+)([KMGT]?)$/.exec(text);
+  const bytes = Number(match?.[1]) * (SUFFIX[match?.[2] ?? ''] ?? Number.NaN);
+  if (Number.isSafeInteger(bytes) && bytes >= 2 ** 20) return bytes;
+  throw new InvalidArgumentError(`'${text}' is not a size of at least 1M, such as 512M or 8G.`);
+};
+
+const address = (text: string): string => {
+  if (/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/.test(text)) return text;
+  throw new InvalidArgumentError(`'${text}' is not HOST:PORT, for example 127.0.0.1:0.`);
+};
+
+/** True for the addresses that only this machine can reach. */
+export const isLoopback = (host: string): boolean => /^(127\.|localhost$|\[?::1\]?$|\[?::ffff:127\.)/.test(host);
+
+interface Options {
+  listen: string;
+  vendor: HostConfig['vendor'];
+  cpus: number;
+  memory: number;
+  seed: string;
+  sevAsids: number;
+  minSevAsid: number;
+  policy: HostConfig['postMovePolicy'];
+  sharedIrqfd: boolean;
+  knownUpstreamDefects: boolean;
+  dismantleReleasesIrqfds: boolean;
+  snpMove: HostConfig['snpMove'];
+  logLevel: string;
+}
+
+/** Reads the command line of `simkvmd`; prints help or what is wrong and ends the process where that is asked for. */
+export const parseConfig = (argv: readonly string[], version: string): DaemonConfig => {
+  const defaults = DEFAULT_HOST_CONFIG;
+  const options = new Command('simkvmd')
+    .description('A simulated Linux/KVM host for confidential VMs, served over gRPC.')
+    .version(version)
+    .option('--listen <host:port>', 'address to listen on; port 0 lets the system pick', address, DEFAULT_LISTEN)
+    .addOption(new Option('--vendor <vendor>', 'vendor of the CPUs').choices(['amd', 'intel']).default(defaults.vendor))
+    .option('--cpus <n>', 'online CPUs', integer(1, 1024), defaults.cpus)
+    .option('--memory <size>', 'DRAM, for example 8G', size, defaults.memoryBytes)
+    .option('--seed <text>', 'everything random on this host follows from it', defaults.seed)
+    .option('--sev-asids <n>', 'highest ASID (CPUID 0x8000001F ECX)', integer(1, 65_535), defaults.sev.asids)
+    .option('--min-sev-asid <n>', 'lowest ASID of a plain SEV guest (EDX)', integer(1, 65_536), defaults.sev.minSevAsid)
+    .addOption(
+      new Option('--policy <name>', 'what becomes of the source of a move')
+        .choices(POST_MOVE_POLICIES)
+        .default(defaults.postMovePolicy),
+    )
+    .option('--shared-irqfd', 'an eventfd may belong to irqfds of several VMs, as before Linux 6.17', false)
+    .option('--known-upstream-defects', 'model the known defects of the real kernel', false)
+    .option('--dismantle-releases-irqfds', 'dismantling a VM also releases its irqfds', false)
+    .addOption(
+      new Option('--snp-move <mode>', 'move of an SEV-SNP guest').choices(['refuse', 'as_code']).default(defaults.snpMove),
+    )
+    .addOption(
+      new Option('--log-level <level>', 'least level that is logged')
+        .choices(['debug', 'info', 'warn', 'error', 'silent'])
+        .default('info'),
+    )
+    .parse([...argv])
+    .opts<Options>();
+  return {
+    listen: options.listen,
+    logLevel: options.logLevel,
+    host: {
+      vendor: options.vendor,
+      cpus: options.cpus,
+      memoryBytes: options.memory,
+      seed: options.seed,
+      sev: { ...defaults.sev, asids: options.sevAsids, minSevAsid: options.minSevAsid },
+      postMovePolicy: options.policy,
+      exclusiveIrqfd: !options.sharedIrqfd,
+      knownUpstreamDefects: options.knownUpstreamDefects,
+      dismantleReleasesIrqfds: options.dismantleReleasesIrqfds,
+      snpMove: options.snpMove,
+      costFactors: {},
+    },
+  };
+};

@@ -1,0 +1,139 @@
+import type { Entropy } from '../hardware/entropy.js';
+import { Failure, type Result } from '../kernel/failure.js';
+import type { Kernel } from '../kernel/kernel.js';
+import type { Process } from '../kernel/process/process.js';
+
+/** Processes that a host keeps at the same time. */
+export const PROCESSES_MAX = 16_384;
+
+/** How a process came to be, which decides who may act as it and what ends it. */
+type Lease =
+  /** Ends when the stream of Attach ends; so does every child that has not attached itself. */
+  | { readonly kind: 'attached' }
+  /** Forked, and living under its parent's lease. */
+  | { readonly kind: 'inherited'; readonly from: Process }
+  /** Lives until Exit: for a person with grpcurl. */
+  | { readonly kind: 'spawned' };
+
+interface Entry {
+  readonly process: Process;
+  readonly token: string;
+  lease: Lease;
+  /** Pids from which this process takes descriptors without its token being shown. */
+  readonly accepts: Set<number>;
+}
+
+const notFound = (given: string): Failure =>
+  new Failure('ESRCH', 'PROCESS_NOT_FOUND', 'find_task_by_vpid', {
+    field: 'simkvm-process',
+    given,
+    allowed: 'the token that Attach, Fork or Spawn gave; on loopback also the pid 1 or that of a spawned process',
+  });
+
+/** Who may act as which process. A token is a capability: whoever has it is the process. */
+export class ProcessRegistry {
+  private readonly byToken = new Map<string, Entry>();
+  private readonly byPid = new Map<number, Entry>();
+  private readonly entropy: Entropy;
+
+  constructor(private readonly kernel: Kernel) {
+    this.entropy = kernel.entropy.fork('process tokens');
+  }
+
+  /** A new process under a lease, or one without (grpcurl). */
+  create(kind: 'attached' | 'spawned'): Result<{ process: Process; token: string }> {
+    const full = this.full();
+    return full ?? this.add(this.kernel.spawn(null), { kind });
+  }
+
+  /** Makes a forked child known; it lives under its parent's lease until it attaches itself. */
+  adopt(child: Process, parent: Process): { process: Process; token: string } {
+    return this.add(child, { kind: 'inherited', from: parent });
+  }
+
+  /** The limit on processes, if it is reached. */
+  full(): Failure | null {
+    if (this.byPid.size < PROCESSES_MAX) return null;
+    return new Failure('EAGAIN', 'TOO_MANY_PROCESSES', 'copy_process', { limit: String(PROCESSES_MAX) });
+  }
+
+  /** A forked or spawned process gets a lease of its own. */
+  takeLease(token: string): Result<{ process: Process; token: string }> {
+    const entry = this.byToken.get(token);
+    if (entry === undefined) return notFound('a token that is not known');
+    if (entry.lease.kind === 'attached')
+      return new Failure('EBUSY', 'PROCESS_ALREADY_ATTACHED', 'ptrace_attach', { pid: String(entry.process.pid) });
+    entry.lease = { kind: 'attached' };
+    return { process: entry.process, token };
+  }
+
+  /**
+   * The process that a call's metadata names.
+   * @param name token, or a pid where that is enough; undefined means pid 1
+   * @param onLoopback whether the caller is on this machine
+   */
+  resolve(name: string | undefined, onLoopback: boolean): Result<Process> {
+    if (name === undefined) {
+      if (onLoopback) return this.kernel.init;
+      return new Failure('EPERM', 'PROCESS_REQUIRED', 'find_task_by_vpid', { field: 'simkvm-process', allowed: 'a token' });
+    }
+    const byToken = this.byToken.get(name);
+    if (byToken !== undefined) return byToken.process;
+    if (!onLoopback) return notFound('not a token');
+    if (name === '1') return this.kernel.init;
+    const byPid = this.byPid.get(Number(name));
+    return byPid?.lease.kind === 'spawned' ? byPid.process : notFound(name);
+  }
+
+  /** `to` takes descriptors from `from` from now on. */
+  accept(to: Process, from: number): void {
+    this.byPid.get(to.pid)?.accepts.add(from);
+  }
+
+  /** The process that is to get a descriptor: by its token, or by its pid if it has accepted the sender. */
+  receiver(sender: Process, target: { token: string } | { pid: number }): Result<Process> {
+    if ('token' in target) return this.byToken.get(target.token)?.process ?? notFound('a token that is not known');
+    if (target.pid === this.kernel.init.pid) return this.kernel.init;
+    const entry = this.byPid.get(target.pid);
+    if (entry === undefined) return notFound(String(target.pid));
+    if (entry.lease.kind === 'spawned' || entry.accepts.has(sender.pid)) return entry.process;
+    return new Failure('EPERM', 'RECEIVER_HAS_NOT_ACCEPTED', 'pidfd_getfd', {
+      field: 'pid',
+      given: String(target.pid),
+      allowed: "the receiver's token, or a receiver that has called AcceptFds for this pid",
+    });
+  }
+
+  byProcess(process: Process): { lease: Lease['kind'] | 'init' } {
+    return { lease: this.byPid.get(process.pid)?.lease.kind ?? 'init' };
+  }
+
+  /** Ends a process and the children that live under its lease. `done` is called when the last of them has exited. */
+  end(process: Process, done: () => void = () => {}): void {
+    const ending = this.withInherited(process);
+    let left = ending.length;
+    for (const one of ending) {
+      const entry = this.byPid.get(one.pid);
+      if (entry !== undefined) {
+        this.byPid.delete(one.pid);
+        this.byToken.delete(entry.token);
+      }
+      this.kernel.exit(one, () => {
+        if (--left === 0) done();
+      });
+    }
+  }
+
+  private withInherited(process: Process): Process[] {
+    const children = [...this.byPid.values()].filter(({ lease }) => lease.kind === 'inherited' && lease.from === process);
+    return [process, ...children.flatMap((entry) => this.withInherited(entry.process))];
+  }
+
+  private add(process: Process, lease: Lease): { process: Process; token: string } {
+    const token = Buffer.from(this.entropy.bytes(16)).toString('hex');
+    const entry: Entry = { process, token, lease, accepts: new Set() };
+    this.byPid.set(process.pid, entry);
+    this.byToken.set(token, entry);
+    return { process, token };
+  }
+}

@@ -1,0 +1,110 @@
+import Long from 'long';
+import { Failure, failed, type Result } from '../kernel/failure.js';
+import type { Field, Fields, Struct } from '../kernel/uapi/struct.js';
+
+/** A 64-bit integer as the codec has it: Long where the value came over the wire. */
+export type Wide = Long | number;
+
+/** A message as the static codec makes it, its fields by name. */
+export type Message = { readonly [field: string]: unknown };
+
+export const isMessage = (value: unknown): value is Message => typeof value === 'object' && value !== null;
+
+export const toBigInt = (value: Wide | null | undefined): bigint => {
+  if (value === null || value === undefined) return 0n;
+  if (typeof value === 'number') return BigInt(value);
+  return (BigInt(value.high >>> 0) << 32n) | BigInt(value.low >>> 0);
+};
+
+/** An unsigned 64-bit value for the codec. */
+export const toLong = (value: bigint): Long =>
+  new Long(Number(value & 0xffff_ffffn), Number((value >> 32n) & 0xffff_ffffn), true);
+
+/** Like `toBigInt` for a value that has to be a safe number; larger ones become Infinity, which every range check refuses. */
+export const toNumber = (value: Wide | null | undefined): number => {
+  if (typeof value === 'number') return value;
+  if (value === null || value === undefined) return 0;
+  const high = value.unsigned ? value.high >>> 0 : value.high;
+  const number = high * 2 ** 32 + (value.low >>> 0);
+  return Number.isSafeInteger(number) ? number : Math.sign(number) * Number.POSITIVE_INFINITY;
+};
+
+const outOfRange = (field: string, given: string, allowed: string): Failure =>
+  new Failure('EINVAL', 'FIELD_OUT_OF_RANGE', 'simkvmd', { field, given, allowed });
+
+/** Bytes of a structure from the message of the same member names. Refuses a value wider than its member. */
+export const encodeStruct = (struct: Struct<Fields>, message: Message, path: string): Result<Uint8Array> => {
+  const data = new Uint8Array(struct.size);
+  const view = new DataView(data.buffer);
+  for (const [name, field] of Object.entries<Field<unknown>>(struct.fields)) {
+    const refusal = encodeField(field, view, message[name], `${path}.${name}`);
+    if (refusal !== null) return refusal;
+  }
+  return data;
+};
+
+const encodeField = (field: Field<unknown>, view: DataView, value: unknown, path: string): Failure | null => {
+  if (value === null || value === undefined) return null;
+  switch (field.kind) {
+    case 'uint':
+    case 'int':
+      return encodeInteger(field, view, value, path);
+    case 'bytes':
+      if (!(value instanceof Uint8Array)) return outOfRange(path, typeof value, 'bytes');
+      if (value.length > field.size) return outOfRange(path, `${value.length} bytes`, `at most ${field.size} bytes`);
+      field.set(view, 0, value);
+      return null;
+    default:
+      return encodeNested(field, view, value, path);
+  }
+};
+
+const encodeInteger = (field: Field<unknown>, view: DataView, value: unknown, path: string): Failure | null => {
+  if (field.size === 8) {
+    if (!(typeof value === 'number' || Long.isLong(value))) return outOfRange(path, typeof value, 'an integer of 64 bits');
+    const wide = toBigInt(value);
+    field.set(view, 0, field.kind === 'int' ? BigInt.asIntN(64, wide) : BigInt.asUintN(64, wide));
+    return null;
+  }
+  const limit = 2 ** (field.size * 8);
+  const [low, high] = field.kind === 'int' ? [-limit / 2, limit / 2 - 1] : [0, limit - 1];
+  if (typeof value !== 'number' || value < low || value > high) return outOfRange(path, String(value), `${low} to ${high}`);
+  field.set(view, 0, value);
+  return null;
+};
+
+const encodeNested = (field: Field<unknown>, view: DataView, value: unknown, path: string): Failure | null => {
+  const inner = field.inner;
+  if (inner === undefined) return null;
+  if (inner.kind === 'struct') {
+    if (!isMessage(value)) return outOfRange(path, typeof value, 'a message');
+    const bytes = encodeStruct(inner.struct, value, path);
+    if (failed(bytes)) return bytes;
+    new Uint8Array(view.buffer, view.byteOffset).set(bytes, field.offset);
+    return null;
+  }
+  if (!Array.isArray(value)) return outOfRange(path, typeof value, 'a list');
+  if (value.length > inner.elements.length)
+    return outOfRange(path, `${value.length} entries`, `at most ${inner.elements.length} entries`);
+  for (const [index, item] of value.entries()) {
+    const refusal = encodeField(inner.elements[index] ?? field, view, item, `${path}[${index}]`);
+    if (refusal !== null) return refusal;
+  }
+  return null;
+};
+
+/** The message of a structure's bytes. */
+export const decodeStruct = (struct: Struct<Fields>, bytes: Uint8Array, base = 0): Record<string, unknown> =>
+  toMessage(struct.decode(bytes, base));
+
+const toMessage = (value: object): Record<string, unknown> => {
+  const message: Record<string, unknown> = {};
+  for (const [name, item] of Object.entries(value)) message[name] = toField(item);
+  return message;
+};
+
+const toField = (item: unknown): unknown => {
+  if (typeof item === 'bigint') return toLong(BigInt.asUintN(64, item));
+  if (typeof item !== 'object' || item === null || item instanceof Uint8Array) return item;
+  return Array.isArray(item) ? item.map(toField) : toMessage(item);
+};
