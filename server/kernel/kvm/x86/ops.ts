@@ -1,5 +1,5 @@
 import type { CpuState } from '../../../hardware/cpu/state.js';
-import type { CpuExit, MappedPage, MemoryEncryption, NestedFault } from '../../../hardware/cpu/types.js';
+import type { CpuExit, MappedPage, MemoryAccess, MemoryEncryption, NestedFault } from '../../../hardware/cpu/types.js';
 import type { MemoryKey } from '../../../hardware/dram.js';
 import type { Gpa } from '../../../hardware/units.js';
 import type { Failure, Result } from '../../failure.js';
@@ -59,14 +59,19 @@ export interface KvmX86Ops {
   enterGuest(vcpu: Vcpu): VendorExit;
   /** After every `Cpu.run`, before the exit is handled: state that is protected goes back to its save area. */
   leaveGuest(vcpu: Vcpu, exit: CpuExit): void;
-  /** VMGEXIT, TDCALL, PVALIDATE …: exits that mean something only to the vendor. */
+  /**
+   * VMGEXIT, TDCALL, PVALIDATE …: exits that mean something only to the vendor. One that userspace has to complete leaves
+   * its completion in `vcpu.arch.completion`.
+   */
   handleVendorExit(
     current: Task,
     vcpu: Vcpu,
     exit: { readonly kind: 'vmgexit' | 'tdcall' | 'pvalidate' | 'rmpadjust' },
   ): MightSleep<VendorExit>;
-  /** KVM's completion of an exit that the vendor sent to userspace. */
-  completeVendorExit?(current: Task, vcpu: Vcpu): MightSleep<VendorExit>;
+  /** `vcpu_after_set_cpuid`: what the vendor derives from a new CPUID (the C-bit leaves `reservedGpaBits`). */
+  vcpuAfterSetCpuid(vcpu: Vcpu): void;
+  /** `vcpu_deliver_sipi_vector`, where the state is protected and the start address cannot be set: true if it was taken care of. */
+  deliverSipi(vcpu: Vcpu): boolean;
 
   /** `guest_state_protected`: registers cannot be read or written. */
   guestStateProtected(vcpu: Vcpu): boolean;
@@ -85,7 +90,7 @@ export interface KvmX86Ops {
   /** The key through which this vCPU's encrypted accesses go; null: it has none. */
   encryptionKey(vcpu: Vcpu): MemoryKey | null;
   /** A last look at a translation that the nested page tables give (RMP, TD ownership). */
-  checkMapping?(vcpu: Vcpu, address: Gpa, page: MappedPage): MappedPage | NestedFault;
+  checkMapping?(vcpu: Vcpu, address: Gpa, page: MappedPage, access: MemoryAccess): MappedPage | NestedFault;
   /** `guest_memory_reclaimed`: cache writeback where encrypted memory went back to the host. */
   guestMemoryReclaimed(vm: Vm): void;
   /** `get_cpl`-independent: can this VM type be made at all, for KVM_CREATE_VM's EINVAL. */
