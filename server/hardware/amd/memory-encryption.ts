@@ -6,12 +6,11 @@ import { type Hpa, PAGE_SIZE } from '../units.js';
 /** Bytes that one AES operation of the engine covers, and the granularity of every firmware command on guest memory. */
 export const BLOCK_SIZE = 16;
 
-/** The constant t_i by which address bit i tweaks a block: four 32-bit words, in the host's byte order of a Uint32Array. */
-export type TweakConstants = ReadonlyMap<number, Uint32Array>;
+/** The constant t_i by which address bit i tweaks a block: four 32-bit words, in the host's byte order. */
+export type TweakConstants = ReadonlyMap<number, Int32Array>;
 
 const FIRST_TWEAK_BIT = 4;
 const LAST_TWEAK_BIT = 50;
-const PAGE_BITS = 12;
 const WORDS_PER_BLOCK = 4;
 const WORDS_PER_PAGE = PAGE_SIZE / 4;
 
@@ -35,9 +34,9 @@ export interface EncryptionKey extends MemoryKey {
 
 /** An engine whose tweak constants are random at each boot, as on parts later than the first EPYC. */
 export function createMemoryEncryptionEngine(entropy: Entropy): MemoryEncryptionEngine {
-  const constants = new Map<number, Uint32Array>();
+  const constants = new Map<number, Int32Array>();
   for (let bit = FIRST_TWEAK_BIT; bit <= LAST_TWEAK_BIT; bit++) {
-    constants.set(bit, new Uint32Array(entropy.bytes(BLOCK_SIZE).buffer));
+    constants.set(bit, new Int32Array(entropy.bytes(BLOCK_SIZE).buffer));
   }
   return createMemoryEncryptionEngineWith(constants);
 }
@@ -50,42 +49,61 @@ export function createMemoryEncryptionEngineWith(constants: TweakConstants): Mem
 
 class Tweaks {
   /** Tweak of each block of the page at address 0. */
-  private readonly inPage = new Uint32Array(WORDS_PER_PAGE);
-  private readonly page = new Uint32Array(WORDS_PER_BLOCK);
+  private readonly inPage = new Int32Array(WORDS_PER_PAGE);
+  /** Tweak of each block of the page at `base`: a page is tweaked twice for each conversion. */
+  private readonly page = new Int32Array(WORDS_PER_PAGE);
+  private base = 0;
 
   constructor(private readonly constants: TweakConstants) {
-    const block = new Uint32Array(WORDS_PER_BLOCK);
-    for (let offset = 0; offset < PAGE_SIZE; offset += BLOCK_SIZE) {
-      this.sum(offset, FIRST_TWEAK_BIT, PAGE_BITS, block);
-      this.inPage.set(block, offset / 4);
-    }
+    for (let offset = 0; offset < PAGE_SIZE; offset += BLOCK_SIZE) this.inPage.set(this.sum(offset), offset / 4);
+    this.page.set(this.inPage);
   }
 
   /** XORs the tweak of every block of `words`, which stand at `address` and on. */
-  apply(address: number, words: Uint32Array): void {
-    const { inPage, page } = this;
+  apply(address: number, words: Int32Array): void {
     let offset = (address % PAGE_SIZE) / 4;
     let base = address - (address % PAGE_SIZE);
     for (let done = 0; done < words.length; ) {
-      this.sum(base, PAGE_BITS, LAST_TWEAK_BIT + 1, page);
-      const [p0, p1, p2, p3] = page;
+      const { page } = this.moveTo(base);
       const end = Math.min(words.length, done + WORDS_PER_PAGE - offset);
-      for (; done < end; done += 4, offset += 4) {
-        words[done] ^= inPage[offset] ^ p0;
-        words[done + 1] ^= inPage[offset + 1] ^ p1;
-        words[done + 2] ^= inPage[offset + 2] ^ p2;
-        words[done + 3] ^= inPage[offset + 3] ^ p3;
+      for (; done < end; done += WORDS_PER_BLOCK, offset += WORDS_PER_BLOCK) {
+        words[done] ^= page[offset];
+        words[done + 1] ^= page[offset + 1];
+        words[done + 2] ^= page[offset + 2];
+        words[done + 3] ^= page[offset + 3];
       }
       base += PAGE_SIZE;
       offset = 0;
     }
   }
 
-  private sum(address: number, firstBit: number, endBit: number, into: Uint32Array): void {
-    into.fill(0);
-    for (const [bit, constant] of this.constants) {
-      if (bit < firstBit || bit >= endBit || Math.floor(address / 2 ** bit) % 2 === 0) continue;
-      for (let word = 0; word < WORDS_PER_BLOCK; word++) into[word] ^= constant[word];
+  private moveTo(base: number): this {
+    if (base === this.base) return this;
+    const [w0, w1, w2, w3] = this.sum(base);
+    const { inPage, page } = this;
+    for (let word = 0; word < WORDS_PER_PAGE; word += WORDS_PER_BLOCK) {
+      page[word] = inPage[word] ^ w0;
+      page[word + 1] = inPage[word + 1] ^ w1;
+      page[word + 2] = inPage[word + 2] ^ w2;
+      page[word + 3] = inPage[word + 3] ^ w3;
+    }
+    this.base = base;
+    return this;
+  }
+
+  private sum(address: number): Int32Array {
+    const tweak = new Int32Array(WORDS_PER_BLOCK);
+    this.add(tweak, address >>> 0, 0);
+    this.add(tweak, Math.floor(address / 2 ** 32), 32);
+    return tweak;
+  }
+
+  /** Adds the constants of up to 32 address bits, of which bit 0 is `firstBit` of the address. */
+  private add(tweak: Int32Array, bits: number, firstBit: number): void {
+    for (let rest = bits; rest !== 0; rest &= rest - 1) {
+      const constant = this.constants.get(firstBit + 31 - Math.clz32(rest & -rest));
+      if (constant === undefined) continue;
+      for (let word = 0; word < WORDS_PER_BLOCK; word++) tweak[word] ^= constant[word];
     }
   }
 }
@@ -119,7 +137,7 @@ class XexKey implements EncryptionKey {
     if (address % BLOCK_SIZE !== 0 || bytes.length % BLOCK_SIZE !== 0) throw new Error('the engine works on whole blocks');
     // The words must be aligned to be XORed as 32-bit integers; pages of DRAM always are.
     const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
-    const words = new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
+    const words = new Int32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
     this.tweaks.apply(address, words);
     aligned.set(ecb.update(aligned));
     this.tweaks.apply(address, words);

@@ -1,0 +1,124 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  createMemoryEncryptionEngine,
+  createMemoryEncryptionEngineWith,
+} from '../../../../server/hardware/amd/memory-encryption.js';
+import { Dram } from '../../../../server/hardware/dram.js';
+import { createEntropy } from '../../../../server/hardware/entropy.js';
+import { hpa, PAGE_SIZE } from '../../../../server/hardware/units.js';
+import { hex, jsonVector, unhex, VECTORS_NEEDED, vectorsAbsent } from './rig.js';
+
+interface XexVectors {
+  readonly vek: string;
+  readonly constants: Readonly<Record<string, string>>;
+  readonly rows: readonly { readonly pa: string; readonly plain: string; readonly xex: string }[];
+}
+
+function isXexVectors(value: unknown): value is XexVectors {
+  return typeof value === 'object' && value !== null && 'rows' in value;
+}
+
+const engine = createMemoryEncryptionEngine(createEntropy('engine'));
+const key = (name: string) => engine.createKey(name, createEntropy(name).bytes(16));
+const pattern = (length: number): Uint8Array => Uint8Array.from({ length }, (_, index) => index);
+
+describe('the memory encryption engine', () => {
+  it.skipIf(vectorsAbsent)(`computes AES-128-XEX as the model's vectors have it (${VECTORS_NEEDED})`, () => {
+    const vectors = jsonVector('selfcomputed-xex.json');
+    if (!isXexVectors(vectors)) throw new Error('not the vectors of XEX');
+    const constants = new Map(
+      Object.entries(vectors.constants).map(([bit, word]) => [Number(bit), new Int32Array(unhex(word.repeat(4)).buffer)]),
+    );
+    const vek = createMemoryEncryptionEngineWith(constants).createKey('vek', unhex(vectors.vek));
+    for (const row of vectors.rows) {
+      const bytes = unhex(row.plain);
+      vek.seal(hpa(Number(row.pa)), bytes);
+      expect(hex(bytes)).toBe(row.xex);
+      vek.open(hpa(Number(row.pa)), bytes);
+      expect(hex(bytes)).toBe(row.plain);
+    }
+  });
+
+  it('opens what it sealed, in any range of blocks, and block by block as in one piece', () => {
+    fc.assert(
+      fc.property(fc.nat(2 ** 20), fc.integer({ min: 1, max: 600 }), (block, blocks) => {
+        const subject = key('a');
+        const address = block * 16;
+        const plain = pattern(blocks * 16);
+        const whole = plain.slice();
+        subject.seal(hpa(address), whole);
+        const pieces = plain.slice();
+        for (let at = 0; at < pieces.length; at += 16) subject.seal(hpa(address + at), pieces.subarray(at, at + 16));
+        expect(hex(pieces)).toBe(hex(whole));
+        subject.open(hpa(address), whole);
+        expect(hex(whole)).toBe(hex(plain));
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  it('is tweaked by every bit of the physical address', () => {
+    const seen = new Set<string>();
+    for (let bit = 4; bit <= 50; bit++) {
+      const bytes = new Uint8Array(16);
+      key('a').seal(hpa(2 ** bit), bytes);
+      seen.add(hex(bytes));
+    }
+    expect(seen.size).toBe(47);
+  });
+
+  it('refuses part of a block', () => {
+    expect(() => key('a').seal(hpa(8), new Uint8Array(16))).toThrow();
+    expect(() => key('a').seal(hpa(0), new Uint8Array(15))).toThrow();
+  });
+});
+
+describe('a frame under a key', () => {
+  function frame() {
+    const allocated = new Dram(1, 4).allocate();
+    if (allocated === null) throw new Error('no frame');
+    return allocated;
+  }
+
+  it('reads as ciphertext without the key, as garbage with another, and as itself with its own', () => {
+    const subject = frame();
+    const [a, b] = [key('a'), key('b')];
+    subject.viewForWrite(a).set(pattern(PAGE_SIZE));
+    const plain = hex(pattern(PAGE_SIZE));
+    expect(hex(subject.view(null))).not.toBe(plain);
+    expect(hex(subject.view(b))).not.toBe(plain);
+    expect(hex(subject.view(a))).toBe(plain);
+  });
+
+  it('gives the same ciphertext for the same plaintext, key and address: replay works', () => {
+    const subject = frame();
+    const a = key('a');
+    subject.view(a).fill(1);
+    const old = subject.view(null).slice();
+    subject.view(a).fill(2);
+    subject.view(null).set(old);
+    expect(subject.view(a).every((byte) => byte === 1)).toBe(true);
+  });
+
+  it('gives garbage for ciphertext that was moved to another address', () => {
+    const dram = new Dram(1, 4);
+    const [first, second] = [dram.allocate(), dram.allocate()];
+    if (first === null || second === null) throw new Error('no frames');
+    const a = key('a');
+    first.view(a).fill(1);
+    second.view(null).set(first.view(null));
+    expect(second.view(a).some((byte) => byte !== 1)).toBe(true);
+  });
+
+  it('is encrypted in place without a look at it, and the ciphertext is there when somebody looks', () => {
+    const subject = frame();
+    const a = key('a');
+    subject.view(null).set(pattern(PAGE_SIZE));
+    subject.retype(null, a);
+    expect(subject.dirtyUnder).toBe(null);
+    const sealed = pattern(PAGE_SIZE);
+    a.sealPage(subject.hpa, sealed);
+    expect(hex(subject.view(null))).toBe(hex(sealed));
+  });
+});
