@@ -20,9 +20,18 @@ export class FdTable {
   private readonly open = new Map<number, Descriptor>();
   private lowestFree = FIRST_FD;
 
-  /** Puts a file under the lowest free number; the table takes over the caller's reference. EMFILE when full. */
-  install(file: File, closeOnExec: boolean): Result<number> {
-    const fd = this.reserve();
+  /**
+   * Puts a file under the lowest free number that is not below `lowest`; the table takes over the caller's reference.
+   * EMFILE when full, EINVAL when no descriptor can be as high as `lowest`.
+   */
+  install(file: File, closeOnExec: boolean, lowest = FIRST_FD): Result<number> {
+    if (lowest < 0 || lowest >= NOFILE)
+      return new Failure('EINVAL', 'FD_OUT_OF_RANGE', 'f_dupfd', {
+        field: 'argument',
+        given: String(lowest),
+        limit: String(NOFILE),
+      });
+    const fd = lowest <= FIRST_FD ? this.reserve() : this.firstFree(lowest);
     if (fd === null) return new Failure('EMFILE', 'FD_TABLE_FULL', 'get_unused_fd_flags', { limit: String(NOFILE) });
     this.open.set(fd, { file, closeOnExec });
     return fd;
@@ -85,7 +94,13 @@ export class FdTable {
   }
 
   private reserve(): number | null {
-    while (this.open.has(this.lowestFree)) this.lowestFree++;
+    this.lowestFree = this.firstFree(this.lowestFree) ?? NOFILE;
     return this.lowestFree < NOFILE ? this.lowestFree : null;
+  }
+
+  private firstFree(from: number): number | null {
+    let fd = from;
+    while (this.open.has(fd)) fd++;
+    return fd < NOFILE ? fd : null;
   }
 }

@@ -29,7 +29,8 @@ export interface MmapRequest {
 
 /**
  * `struct file_operations`. What a kind of file leaves out gets the errno of the real system call on a file without
- * that operation: ENOTTY for ioctl, EINVAL for read and write, ENODEV for mmap, EOPNOTSUPP for fallocate.
+ * that operation: ENOTTY for ioctl, EINVAL for read and write, ESPIPE for lseek, ENODEV for mmap, EOPNOTSUPP for
+ * fallocate.
  */
 export interface FileOperations {
   /** As a link in /proc/PID/fd shows it, for example `anon_inode:kvm-vm`. */
@@ -40,6 +41,8 @@ export interface FileOperations {
   /** Positioned read; a file without it cannot seek, and pread gives ESPIPE. */
   pread?(current: Task, length: number, offset: number): Result<Uint8Array>;
   pwrite?(current: Task, bytes: Uint8Array, offset: number): Result<number>;
+  /** New position of plain read and write; `whence` is one of SEEK. */
+  llseek?(file: File, offset: number, whence: number): Result<number>;
   /** Present events out of POLL; a file without it is always readable and writable. */
   poll?(): number;
   /** Woken when the answer of `poll` may have changed. */
@@ -51,6 +54,15 @@ export interface FileOperations {
   /** The last reference is gone. */
   release?(current: Task): MightSleep<void>;
 }
+
+/** `whence` of lseek. */
+export const SEEK = { SET: 0, CUR: 1, END: 2, DATA: 3, HOLE: 4 } as const;
+
+/** `noop_llseek`: every seek of an anonymous inode or a character device succeeds and moves nothing. */
+export const noopLlseek = (file: File): number => file.position;
+
+/** What fstat shows of the one inode behind all files of `anon_inode_getfile`: no type, 0600, nothing in it. */
+export const ANON_INODE_STAT: FileStat = { size: 0, blksize: 4096, blocks: 0, inode: 1, mode: 0o600 };
 
 /** O_* bits of open and fcntl that the simulated files look at. */
 export const OPEN = { RDONLY: 0, WRONLY: 1, RDWR: 2, ACCMODE: 3, NONBLOCK: 0o4000, CLOEXEC: 0o2000000 } as const;

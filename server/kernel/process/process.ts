@@ -36,6 +36,13 @@ export class Process {
     return thread;
   }
 
+  /** True if a call has named this thread, or one of it runs. */
+  hasThread(tid: number): boolean {
+    if (this.threads.has(tid)) return true;
+    for (const task of this.tasks) if (task.thread.tid === tid) return true;
+    return false;
+  }
+
   /**
    * Sends a signal: to the calls of one thread, or of all. A thread that is in user mode and does not block it runs its
    * handler there, so nothing stays.

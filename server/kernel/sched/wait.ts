@@ -19,8 +19,14 @@ export type MightSleep<T> = Generator<Wait, T, Wake>;
 
 export const RESCHED: Wait = { kind: 'resched' };
 
-/** Called on a wake-up in place of a sleeping task (`wait_queue_entry::func`); true if it consumed an exclusive wake-up. */
-export type WakeFunction = () => boolean;
+/**
+ * Called on a wake-up in place of a sleeping task (`wait_queue_entry::func`), with the poll events that it is about; true
+ * if it consumed an exclusive wake-up.
+ */
+export type WakeFunction = (events: number) => boolean;
+
+/** A wake-up that says nothing about its cause: every event may have happened. */
+const ANY_EVENT = ~0;
 
 interface CallbackEntry {
   readonly wake: WakeFunction;
@@ -67,8 +73,8 @@ export class WaitQueue {
   }
 
   /** Runs the callbacks, until an exclusive one has consumed the wake-up, then wakes every sleeper. */
-  wakeAll(): void {
-    for (const entry of this.callbacks) if (entry.wake() && entry.exclusive) return;
+  wakeAll(events: number = ANY_EVENT): void {
+    for (const entry of this.callbacks) if (entry.wake(events) && entry.exclusive) return;
     for (const task of [...this.sleepers]) task.wake();
   }
 }

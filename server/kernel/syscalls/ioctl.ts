@@ -1,0 +1,27 @@
+import { Failure, failed, type Result } from '../failure.js';
+import { type File, OPEN } from '../fs/file.js';
+import type { IoctlArg } from '../fs/ioctl-arg.js';
+import type { Task } from '../sched/task.js';
+import type { MightSleep } from '../sched/wait.js';
+import { FIOCLEX, FIONBIO, FIONCLEX } from '../uapi/fcntl.js';
+import { withFile } from './with-file.js';
+
+/**
+ * `ioctl`: what every file knows (FIOCLEX, FIONCLEX, FIONBIO), else the file's own. ENOTTY: the file takes none.
+ * @param request 32 bits, unsigned; the kernel looks at no more
+ */
+export const ioctl = (current: Task, fd: number, request: number, arg: IoctlArg): MightSleep<Result<number>> =>
+  withFile(current, fd, 'sys_ioctl', function* vfsIoctl(file) {
+    if (request === FIOCLEX || request === FIONCLEX) return current.process.files.setCloseOnExec(fd, request === FIOCLEX) ?? 0;
+    if (request === FIONBIO) return setNonBlocking(file, arg);
+    if (file.ops.ioctl === undefined) return new Failure('ENOTTY', 'IOCTL_UNSUPPORTED', 'vfs_ioctl', { is: file.ops.name });
+    return yield* file.ops.ioctl(current, file, request, arg);
+  });
+
+const setNonBlocking = (file: File, arg: IoctlArg): Result<number> => {
+  const word = arg.user.copyIn(arg.value, 4);
+  if (failed(word)) return word;
+  const on = word.some((byte) => byte !== 0);
+  file.flags = on ? file.flags | OPEN.NONBLOCK : file.flags & ~OPEN.NONBLOCK;
+  return 0;
+};
