@@ -35,7 +35,7 @@ export interface AmdCertificate {
 /** Lengths of an AMD certificate on a key of 2048 and of 4096 bits. */
 export const AMD_CERTIFICATE_LENGTHS: readonly number[] = [832, 1600];
 
-const reversed = (bytes: Uint8Array): Uint8Array => bytes.slice().reverse();
+const reversed = (bytes: Uint8Array): Uint8Array => Uint8Array.from(bytes).reverse();
 
 /** RSA keys of 2048 bits sign with SHA-256, those of 4096 bits with SHA-384. */
 const hashOf = (modulusBits: number): SignatureHash => (modulusBits === 2048 ? 'sha256' : 'sha384');
@@ -107,7 +107,7 @@ export function isEndorsedBy(cek: Certificate, ask: AmdCertificate): boolean {
 
 /** A CEK certificate with the signature of an ASK in its first slot, as AMD's key distribution service gives it. */
 export function endorse(cek: Uint8Array, ask: KeyObject): Uint8Array {
-  const signed = cek.slice();
+  const signed = Uint8Array.from(cek);
   const modulusBits = ask.asymmetricKeyDetails?.modulusLength ?? 0;
   SEV_CERTIFICATE.sig1Usage.set(signed, USAGE.ASK);
   SEV_CERTIFICATE.sig1Algo.set(signed, modulusBits === 2048 ? ALGORITHM.RSA_SHA256 : ALGORITHM.RSA_SHA384);

@@ -56,11 +56,11 @@ export const paddr = (offset: number): Field<number> => ({
   set: (bytes, value) => viewOf(bytes).setBigUint64(offset, BigInt(value), true),
 });
 
-/** A string of bytes. `get` gives a copy; `set` fills what the value does not cover with zeros. */
+/** A string of bytes. `get` gives a copy (unlike `slice` of a Buffer, which is a view); `set` fills what the value does not cover with zeros. */
 export const blob = (offset: number, size: number): Field<Uint8Array> => ({
   offset,
   size,
-  get: (bytes) => bytes.slice(offset, offset + size),
+  get: (bytes) => Uint8Array.from(bytes.subarray(offset, offset + size)),
   set: (bytes, value) => {
     bytes.fill(0, offset, offset + size);
     bytes.set(value, offset);

@@ -48,8 +48,8 @@ export const EC_PUBLIC_KEY = struct(1028, { curve: u32(0), qx: blob(4, 72), qy: 
 export const EC_SIGNATURE = struct(144, { r: blob(0, 72), s: blob(72, 72) });
 
 /** A big-endian number of P-384 as a little-endian field of 72 bytes. */
-const toField = (number: Uint8Array): Uint8Array => number.slice().reverse();
-const fromField = (field: Uint8Array): Uint8Array => field.slice(0, 48).reverse();
+const toField = (number: Uint8Array): Uint8Array => Uint8Array.from(number).reverse();
+const fromField = (field: Uint8Array): Uint8Array => Uint8Array.from(field.subarray(0, 48)).reverse();
 const isZero = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0);
 
 export function encodeEcPublicKey({ x, y }: PublicKey): Uint8Array {
@@ -103,7 +103,7 @@ export function createCertificate(usage: Usage, key: PublicKey, api: ApiVersion,
 
 /** The certificate with one more signature in its first free slot. */
 export function addSignature(certificate: Uint8Array, { usage, key }: Signer): Uint8Array {
-  const signed = certificate.slice();
+  const signed = Uint8Array.from(certificate);
   const slot = signatureSlots.find((candidate) => candidate.usage.get(signed) === USAGE.NONE);
   if (slot === undefined) throw new Error('both signature slots of the certificate are taken');
   slot.usage.set(signed, usage);
@@ -164,7 +164,7 @@ function signatureHash(algorithm: number): SignatureHash | null {
 
 /** The certificate with every signature removed that is not in `usage`. */
 export function onlySignatureOf(usage: Usage, certificate: Uint8Array): Uint8Array {
-  const bytes = certificate.slice();
+  const bytes = Uint8Array.from(certificate);
   for (const slot of signatureSlots) {
     if (slot.usage.get(bytes) === usage) continue;
     slot.usage.set(bytes, USAGE.NONE);
@@ -176,7 +176,7 @@ export function onlySignatureOf(usage: Usage, certificate: Uint8Array): Uint8Arr
 
 /** A certificate signing request: the certificate with both signature slots empty (PEK_CSR). */
 export function withoutSignatures(certificate: Uint8Array): Uint8Array {
-  const bytes = certificate.slice();
+  const bytes = Uint8Array.from(certificate);
   bytes.fill(0, SIGNED_LENGTH);
   for (const slot of signatureSlots) slot.usage.set(bytes, USAGE.NONE);
   return bytes;

@@ -136,7 +136,7 @@ class XexKey implements EncryptionKey {
   private convert(ecb: Ecb, address: Hpa, bytes: Uint8Array): void {
     if (address % BLOCK_SIZE !== 0 || bytes.length % BLOCK_SIZE !== 0) throw new Error('the engine works on whole blocks');
     // The words must be aligned to be XORed as 32-bit integers; pages of DRAM always are.
-    const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+    const aligned = bytes.byteOffset % 4 === 0 ? bytes : Uint8Array.from(bytes);
     const words = new Int32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
     this.tweaks.apply(address, words);
     aligned.set(ecb.update(aligned));
