@@ -67,7 +67,7 @@ export class Frame {
 
   /** The key under which lines of this frame are dirty and have not been written back since, or null. */
   get dirtyUnder(): MemoryKey | null {
-    return this.dirtyEpoch === this.dram.writebackEpoch ? this.dirtyKey : null;
+    return this.dirtyKey !== null && this.dirtyEpoch >= this.dram.cleanSince(this.dirtyKey) ? this.dirtyKey : null;
   }
 
   /** CLFLUSH of the whole frame. */
@@ -111,8 +111,12 @@ export class Frame {
  * the same calls give the same addresses.
  */
 export class Dram {
-  /** Counts cache writebacks of all CPUs (WBINVD); see `Frame.dirtyUnder`. */
+  /** Counts cache writebacks (WBINVD); see `Frame.dirtyUnder`. */
   writebackEpoch = 0;
+  /** Epoch that the last writeback of every CPU began. */
+  private allCleanSince = 0;
+  /** Epochs that the last writeback of one guest's CPUs began. */
+  private readonly keyCleanSince = new WeakMap<MemoryKey, number>();
   private readonly frames = new Map<Pfn, Frame>();
   private readonly freed: Pfn[] = [];
   private next: number;
@@ -160,6 +164,16 @@ export class Dram {
 
   /** WBINVD on every CPU: no line of any frame is dirty afterwards. */
   writebackAll(): void {
-    this.writebackEpoch++;
+    this.allCleanSince = ++this.writebackEpoch;
+  }
+
+  /** WBINVD on every CPU on which a guest ran: no line is dirty under its key afterwards. */
+  writebackLinesOf(key: MemoryKey): void {
+    this.keyCleanSince.set(key, ++this.writebackEpoch);
+  }
+
+  /** For `Frame` only: the epoch from which on a write under `key` has not been written back. */
+  cleanSince(key: MemoryKey): number {
+    return Math.max(this.allCleanSince, this.keyCleanSince.get(key) ?? 0);
   }
 }
