@@ -18,8 +18,14 @@ interface Segment {
  */
 export class InlineCopy implements UserCopy {
   private readonly segments: Segment[] = [];
+  private dirty = false;
 
   constructor(private readonly process: UserCopy) {}
+
+  /** Whether the kernel has written anything, here or to the process's memory. */
+  get written(): boolean {
+    return this.dirty;
+  }
 
   /** Makes `data` reachable for the kernel, which may overwrite it. Returns its address. */
   place(data: Uint8Array): bigint {
@@ -43,6 +49,7 @@ export class InlineCopy implements UserCopy {
   }
 
   copyOut(address: bigint, bytes: Uint8Array): Failure | null {
+    this.dirty = true;
     if (address < INLINE_BASE) return this.process.copyOut(address, bytes);
     const window = this.window(address, bytes.length, true);
     if (failed(window)) return window;

@@ -1,33 +1,10 @@
-import Long from 'long';
-import { Failure, failed, type Result } from '../kernel/failure.js';
-import type { Field, Fields, Struct } from '../kernel/uapi/struct.js';
-
-/** A 64-bit integer as the codec has it: Long where the value came over the wire. */
-export type Wide = Long | number;
+import { Failure, failed, type Result } from '../../kernel/failure.js';
+import type { Field, Fields, Struct } from '../../kernel/uapi/struct.js';
 
 /** A message as the static codec makes it, its fields by name. */
 export type Message = { readonly [field: string]: unknown };
 
 export const isMessage = (value: unknown): value is Message => typeof value === 'object' && value !== null;
-
-export const toBigInt = (value: Wide | null | undefined): bigint => {
-  if (value === null || value === undefined) return 0n;
-  if (typeof value === 'number') return BigInt(value);
-  return (BigInt(value.high >>> 0) << 32n) | BigInt(value.low >>> 0);
-};
-
-/** An unsigned 64-bit value for the codec. */
-export const toLong = (value: bigint): Long =>
-  new Long(Number(value & 0xffff_ffffn), Number((value >> 32n) & 0xffff_ffffn), true);
-
-/** Like `toBigInt` for a value that has to be a safe number; larger ones become Infinity, which every range check refuses. */
-export const toNumber = (value: Wide | null | undefined): number => {
-  if (typeof value === 'number') return value;
-  if (value === null || value === undefined) return 0;
-  const high = value.unsigned ? value.high >>> 0 : value.high;
-  const number = high * 2 ** 32 + (value.low >>> 0);
-  return Number.isSafeInteger(number) ? number : Math.sign(number) * Number.POSITIVE_INFINITY;
-};
 
 const outOfRange = (field: string, given: string, allowed: string): Failure =>
   new Failure('EINVAL', 'FIELD_OUT_OF_RANGE', 'simkvmd', { field, given, allowed });
@@ -61,13 +38,14 @@ const encodeField = (field: Field<unknown>, view: DataView, value: unknown, path
 
 const encodeInteger = (field: Field<unknown>, view: DataView, value: unknown, path: string): Failure | null => {
   if (field.size === 8) {
-    if (!(typeof value === 'number' || Long.isLong(value))) return outOfRange(path, typeof value, 'an integer of 64 bits');
-    const wide = toBigInt(value);
-    field.set(view, 0, field.kind === 'int' ? BigInt.asIntN(64, wide) : BigInt.asUintN(64, wide));
+    if (!(typeof value === 'number' || typeof value === 'bigint')) return outOfRange(path, typeof value, 'an integer of 64 bits');
+    field.set(view, 0, field.kind === 'int' ? BigInt.asIntN(64, BigInt(value)) : BigInt.asUintN(64, BigInt(value)));
     return null;
   }
   const limit = 2 ** (field.size * 8);
-  const [low, high] = field.kind === 'int' ? [-limit / 2, limit / 2 - 1] : [0, limit - 1];
+  // A descriptor is int32 in a message and may be __u32 in a structure: -1 is 0xffffffff there.
+  const low = field.kind === 'int' || field.size === 4 ? -limit / 2 : 0;
+  const high = field.kind === 'int' ? limit / 2 - 1 : limit - 1;
   if (typeof value !== 'number' || value < low || value > high) return outOfRange(path, String(value), `${low} to ${high}`);
   field.set(view, 0, value);
   return null;
@@ -104,7 +82,6 @@ const toMessage = (value: object): Record<string, unknown> => {
 };
 
 const toField = (item: unknown): unknown => {
-  if (typeof item === 'bigint') return toLong(BigInt.asUintN(64, item));
   if (typeof item !== 'object' || item === null || item instanceof Uint8Array) return item;
   return Array.isArray(item) ? item.map(toField) : toMessage(item);
 };

@@ -1,10 +1,12 @@
-import { failed, type Result } from '../kernel/failure.js';
-import type { InlineCopy } from '../kernel/fs/inline-copy.js';
-import type { Fields, Struct } from '../kernel/uapi/struct.js';
-import { decodeStruct, encodeStruct, isMessage, type Message, toLong, toNumber, type Wide } from './struct-message.js';
+import { failed, type Result } from '../../kernel/failure.js';
+import type { InlineCopy } from '../../kernel/fs/inline-copy.js';
+import type { Fields, Struct } from '../../kernel/uapi/struct.js';
+import { decodeStruct, encodeStruct, isMessage, type Message } from './struct-message.js';
 
 /** How the message of an ioctl's structure becomes the ioctl's argument, and back. */
 export interface ArgCodec {
+  /** The argument where the request leaves the message out; otherwise that is an empty message. */
+  readonly absent?: bigint;
   /** Lays the structure, and what its pointers lead to, into `inline`. Returns the ioctl's third argument. */
   encode(message: Message, inline: InlineCopy, path: string): Result<bigint>;
   /** The message of what the kernel has left there. */
@@ -44,7 +46,6 @@ export interface StructArgOptions {
 
 const NO_BYTES = new Uint8Array(0);
 const bytesOf = (value: unknown): Uint8Array => (value instanceof Uint8Array ? value : NO_BYTES);
-const isWide = (value: unknown): value is Wide => typeof value === 'number' || isMessage(value);
 const given = (value: unknown): value is NonNullable<unknown> => value !== null && value !== undefined;
 
 /** An entry that is a structure with a message of the same member names. */
@@ -75,8 +76,7 @@ export const structArg = (struct: Struct<Fields>, options: StructArgOptions = {}
     for (const { member, length } of pointers) {
       const data = bytesOf(message[`${member}_bytes`]);
       if (length !== undefined && !given(message[length])) complete[length] = data.length;
-      if (!given(message[member]))
-        complete[member] = pointTo(inline, data, length === undefined ? 1 : toNumberOf(complete[length]));
+      if (!given(message[member])) complete[member] = pointTo(inline, data, length === undefined ? 1 : Number(complete[length]));
     }
     if (tail === undefined) {
       const head = encodeStruct(struct, complete, path);
@@ -100,11 +100,9 @@ export const structArg = (struct: Struct<Fields>, options: StructArgOptions = {}
   return { encode, decode };
 };
 
-const toNumberOf = (value: unknown): number => (isWide(value) ? toNumber(value) : 0);
-
 /** Null for an empty blob that nobody has asked for: to the kernel the two are different things. */
-const pointTo = (inline: InlineCopy, data: Uint8Array, length: number): Wide =>
-  data.length === 0 && length === 0 ? 0 : toLong(inline.placeGrowing(data.slice()));
+const pointTo = (inline: InlineCopy, data: Uint8Array, length: number): bigint =>
+  data.length === 0 && length === 0 ? 0n : inline.placeGrowing(data.slice());
 
 const encodeTail = (
   struct: Struct<Fields>,
