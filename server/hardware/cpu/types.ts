@@ -74,6 +74,11 @@ export interface Intercepts {
   /** Exit with `debug` after every instruction. */
   readonly singleStep: boolean;
   /**
+   * The MSR permission map, for MSRs that the CPU holds itself (RDMSR and WRMSR ask it each time): true exits with
+   * `rdmsr` or `wrmsr` although `CpuState` knows the MSR. Absent: none exits.
+   */
+  readonly msr?: (index: number, write: boolean) => boolean;
+  /**
    * Where a non-automatic exit goes (APM volume 2, 15.35.4): to the hypervisor, or, with encrypted state, to the
    * guest as #VC with the exit code as error code.
    */
