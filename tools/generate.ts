@@ -1,0 +1,47 @@
+/**
+ * Generates `gen/` from `proto/`: the codec (pbjs), its types, the services for both ends, the check for required fields,
+ * and the descriptors with their comments for server reflection.
+ */
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { contractFiles, loadContract } from './codegen/contract.js';
+import { messagesModule, messagesTypes } from './codegen/messages.js';
+import { REQUIRED_TYPES, requiredModule } from './codegen/required.js';
+import { servicesModule } from './codegen/services.js';
+
+const OUT = 'gen';
+const bin = (name: string): string => join('node_modules', '.bin', name);
+const write = (file: string, text: string): void => writeFileSync(join(OUT, file), text);
+
+const PBJS_OPTIONS = [
+  ['--target', join('tools', 'codegen', 'static-target.cjs')],
+  ['--wrap', 'es6'],
+  ['--dependency', './wire.js'],
+  ['--path', 'proto'],
+  ['--out', join(OUT, 'codec.js')],
+].flat();
+const PBJS_FLAGS = [
+  'keep-case',
+  'es6',
+  'no-create',
+  'no-verify',
+  'no-convert',
+  'no-delimited',
+  'no-typeurl',
+  'no-service',
+  'no-comments',
+];
+
+rmSync(OUT, { recursive: true, force: true });
+mkdirSync(OUT);
+execFileSync(bin('pbjs'), [...PBJS_OPTIONS, ...PBJS_FLAGS.map((flag) => `--${flag}`), ...contractFiles()], { stdio: 'inherit' });
+copyFileSync(join('tools', 'codegen', 'wire.js'), join(OUT, 'wire.js'));
+execFileSync(bin('buf'), ['build', '--output', join(OUT, 'descriptor.binpb')], { stdio: 'inherit' });
+
+const contract = loadContract();
+write('messages.js', messagesModule(contract));
+write('messages.d.ts', messagesTypes(contract));
+write('services.ts', servicesModule(contract));
+write('required.js', requiredModule(contract));
+write('required.d.ts', REQUIRED_TYPES);
