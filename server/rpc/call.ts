@@ -1,4 +1,4 @@
-import type { Failure } from '../kernel/failure.js';
+import { type Failure, failed, type Result } from '../kernel/failure.js';
 import type { Kernel } from '../kernel/kernel.js';
 import type { Process } from '../kernel/process/process.js';
 import type { Thread } from '../kernel/process/thread.js';
@@ -30,8 +30,11 @@ export interface Reply<Res> {
 export const reply = <Res>(response: Res): Reply<Res> => ({ failure: null, response });
 export const refused = (failure: Failure): Reply<never> => ({ failure, response: null });
 
+/** What a function that need not sleep may return as well. */
+export type MaySleep<T> = T | MightSleep<T>;
+
 /** A unary RPC as a task of the kernel. */
-export type Handler<Req, Res> = (current: Task, host: Host, request: Req, caller: Caller) => MightSleep<Reply<Res>>;
+export type Handler<Req, Res> = (current: Task, host: Host, request: Req, caller: Caller) => MaySleep<Reply<Res>>;
 
 /**
  * Who may call a method. `process`: whoever acts as a process, which its token proves. `operator`: controls the host;
@@ -39,10 +42,30 @@ export type Handler<Req, Res> = (current: Task, host: Host, request: Req, caller
  */
 export type Role = 'anyone' | 'process' | 'operator';
 
-/** A unary method: its role, and whether it changes anything, so that a request id makes it execute once. */
+/** How a unary RPC is served. */
 export interface UnaryMethod<Req, Res> {
-  readonly kind: 'unary';
   readonly role: Role;
+  /** Whether it changes anything, so that a request id makes it execute once. */
   readonly mutates: boolean;
+  /** The ioctl or system call, for errors: `KVM_IOEVENTFD`. */
+  readonly syscall: string;
   readonly handle: Handler<Req, Res>;
 }
+
+/** A method of a process. */
+export const method = <Req, Res>(syscall: string, mutates: boolean, handle: Handler<Req, Res>): UnaryMethod<Req, Res> => ({
+  role: 'process',
+  mutates,
+  syscall,
+  handle,
+});
+
+/** The handler of a system call whose only answer is its return value. */
+export const ret = <Req>(
+  call: (current: Task, request: Req, host: Host) => MaySleep<Result<number>>,
+): Handler<Req, { ret: number }> =>
+  function* handle(current, host, request) {
+    const started = call(current, request, host);
+    const result = typeof started === 'number' || failed(started) ? started : yield* started;
+    return failed(result) ? refused(result) : reply({ ret: result });
+  };

@@ -1,8 +1,8 @@
-import { createHash } from 'node:crypto';
 import { Failure, failed, type Result } from '../kernel/failure.js';
 import type { Process } from '../kernel/process/process.js';
 import type { Task } from '../kernel/sched/task.js';
-import { type Caller, type Host, type Reply, type Role, refused, type UnaryMethod } from './call.js';
+import type { MightSleep } from '../kernel/sched/wait.js';
+import { type Caller, type Host, type MaySleep, type Reply, type Role, refused, type UnaryMethod } from './call.js';
 import { RequestResults } from './request-results.js';
 
 /** Calls that one process may have under way. */
@@ -24,14 +24,12 @@ export interface CallHeaders {
 }
 
 /** One call on its way into the kernel. */
-export interface Call<Req, Res> {
-  /** `simkvm.v1.KvmVm/CreateVcpu`. */
-  readonly name: string;
+export interface Call<Req extends object, Res> {
+  /** `/simkvm.v1.KvmVm/CreateVcpu`. */
+  readonly path: string;
   readonly method: UnaryMethod<Req, Res>;
   readonly headers: CallHeaders;
   readonly request: Req;
-  /** The request's bytes, asked for only if a request id has to be told from its repetition. */
-  encode(): Uint8Array;
   deliver(reply: Reply<Res>): void;
 }
 
@@ -52,30 +50,49 @@ export class Dispatch {
 
   /** @param validate refuses a request that misses a field or has one that no kernel would understand */
   constructor(
-    private readonly host: Host,
-    private readonly validate: (name: string, request: unknown) => Failure | null,
+    readonly host: Host,
+    private readonly validate: (path: string, request: object) => Failure | null,
   ) {}
 
-  call<Req, Res>(call: Call<Req, Res>): Cancel {
-    const caller = this.identify(call.headers);
+  call<Req extends object, Res>(call: Call<Req, Res>): Cancel {
+    const caller = this.enter(call.path, call.method.role, call.headers, call.request);
     if (failed(caller)) return this.refuse(call, caller);
-    const refusal =
-      this.overLimit(caller) ??
-      authorize(call.name, call.method.role, caller, call.headers) ??
-      this.validate(call.name, call.request);
-    if (refusal !== null) return this.refuse(call, refusal);
     const { requestId } = call.headers;
     if (call.headers.acknowledge !== undefined) this.resultsOf(caller.process).acknowledge(Number(call.headers.acknowledge));
     if (requestId === undefined || !call.method.mutates) return this.execute(call, caller, call.deliver);
     return this.executeOnce(call, caller, Number(requestId));
   }
 
-  private executeOnce<Req, Res>(call: Call<Req, Res>, caller: Caller, id: number): Cancel {
+  /** Who calls, after limits, authorization and validation; for streams, which then run as many tasks as they need. */
+  enter(path: string, role: Role, headers: CallHeaders, request: object): Result<Caller> {
+    const caller = this.identify(headers);
+    if (failed(caller)) return caller;
+    return this.overLimit(caller) ?? authorize(path, role, caller, headers) ?? this.validate(path, request) ?? caller;
+  }
+
+  /** Runs `body` as a task of the caller's process, in the thread that it named. */
+  start<T>(caller: Caller, label: string, body: (current: Task) => MaySleep<T>, done: (result: T) => void): Cancel {
+    const steps = function* steps(current: Task): MightSleep<T> {
+      const result = body(current);
+      return sleeps(result) ? yield* result : result;
+    };
+    const task = this.host.kernel.scheduler.start(caller.process, label, steps, done, caller.thread);
+    return { cancel: () => task.state.kind !== 'done' && task.signal(SIGCANCEL) };
+  }
+
+  /** Like `start`, for streams: resolves when the task is done; `signal` interrupts it. */
+  run<T>(caller: Caller, label: string, body: (current: Task) => MaySleep<T>, signal?: AbortSignal): Promise<T> {
+    return new Promise((resolve) => {
+      const { cancel } = this.start(caller, label, body, resolve);
+      signal?.addEventListener('abort', cancel, { once: true });
+    });
+  }
+
+  private executeOnce<Req extends object, Res>(call: Call<Req, Res>, caller: Caller, id: number): Cancel {
     const results = this.resultsOf(caller.process);
-    const fingerprint = `${call.name} ${createHash('sha256').update(call.encode()).digest('base64')}`;
-    // The entry was made by the same method (fingerprint), so the reply has its type.
+    // An entry belongs to one method, so its reply has this one's type.
     const deliver = (reply: Reply<unknown>): void => call.deliver(reply as Reply<Res>);
-    const begun = results.begin(id, fingerprint, deliver);
+    const begun = results.begin(id, call.path, deliver);
     if (failed(begun)) return this.refuse(call, begun);
     if (begun === 'pending') return nothingToCancel;
     return this.execute(call, caller, (reply) => {
@@ -84,16 +101,8 @@ export class Dispatch {
     });
   }
 
-  private execute<Req, Res>(call: Call<Req, Res>, caller: Caller, deliver: (reply: Reply<Res>) => void): Cancel {
-    const { host } = this;
-    const task = host.kernel.scheduler.start(
-      caller.process,
-      call.name,
-      (current: Task) => call.method.handle(current, host, call.request, caller),
-      deliver,
-      caller.thread,
-    );
-    return { cancel: () => task.state.kind !== 'done' && task.signal(SIGCANCEL) };
+  private execute<Req extends object, Res>(call: Call<Req, Res>, caller: Caller, deliver: (reply: Reply<Res>) => void): Cancel {
+    return this.start(caller, call.path, (current) => call.method.handle(current, this.host, call.request, caller), deliver);
   }
 
   private identify(headers: CallHeaders): Result<Caller> {
@@ -115,7 +124,7 @@ export class Dispatch {
     return new Failure('EAGAIN', 'TOO_MANY_CALLS', 'simkvmd', { limit: `${CALLS_MAX} calls under way for each process` });
   }
 
-  private refuse<Req, Res>(call: Call<Req, Res>, failure: Failure): Cancel {
+  private refuse<Req extends object, Res>(call: Call<Req, Res>, failure: Failure): Cancel {
     call.deliver(refused(failure));
     return nothingToCancel;
   }
@@ -129,6 +138,9 @@ export class Dispatch {
     return results;
   }
 }
+
+const sleeps = <T>(result: MaySleep<T>): result is MightSleep<T> =>
+  typeof result === 'object' && result !== null && 'next' in result;
 
 const authorize = (name: string, role: Role, caller: Caller, headers: CallHeaders): Failure | null => {
   if (

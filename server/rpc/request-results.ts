@@ -9,14 +9,15 @@ type State<Reply> =
   | { readonly kind: 'done'; readonly reply: Reply };
 
 interface Entry<Reply> {
-  /** Method and request: another call under the same id is a mistake, not a repetition. */
-  readonly fingerprint: string;
+  /** Path of the method: a call of another one under the same id is a mistake, not a repetition. */
+  readonly path: string;
   state: State<Reply>;
 }
 
 /**
  * Executes a call with a request id once. Ids are numbers that a process counts up. Whoever asks again under the same
- * id, because a reply was lost or the call was cancelled, gets the reply of the one execution. To acknowledge N is to
+ * id, because a reply was lost or the call was cancelled, gets the reply of the one execution, whatever the request says
+ * the second time. To acknowledge N is to
  * say that every reply up to N has arrived; they are forgotten, and the ids refused.
  */
 export class RequestResults<Reply> {
@@ -27,7 +28,7 @@ export class RequestResults<Reply> {
    * @returns 'execute' if the caller has to execute and then `finish`; 'pending' if `deliver` will be called, or has
    *   been, with the reply of the execution
    */
-  begin(id: number, fingerprint: string, deliver: (reply: Reply) => void): Result<'execute' | 'pending'> {
+  begin(id: number, path: string, deliver: (reply: Reply) => void): Result<'execute' | 'pending'> {
     const refuse = (errno: 'EINVAL' | 'EAGAIN', reason: string, allowed: string): Failure =>
       new Failure(errno, reason, 'simkvmd', { field: 'simkvm-request-id', given: String(id), allowed });
     if (!Number.isSafeInteger(id) || id < 1) return refuse('EINVAL', 'REQUEST_ID_INVALID', 'a decimal number from 1 to 2^53-1');
@@ -36,10 +37,10 @@ export class RequestResults<Reply> {
     if (entry === undefined) {
       if (this.entries.size >= RESULTS_MAX)
         return refuse('EAGAIN', 'TOO_MANY_RESULTS', `at most ${RESULTS_MAX} results that are not acknowledged`);
-      this.entries.set(id, { fingerprint, state: { kind: 'running', waiting: [] } });
+      this.entries.set(id, { path, state: { kind: 'running', waiting: [] } });
       return 'execute';
     }
-    if (entry.fingerprint !== fingerprint) return refuse('EINVAL', 'REQUEST_ID_REUSED', 'an id of its own for each call');
+    if (entry.path !== path) return refuse('EINVAL', 'REQUEST_ID_REUSED', 'an id of its own for each call');
     if (entry.state.kind === 'done') deliver(entry.state.reply);
     else entry.state.waiting.push(deliver);
     return 'pending';

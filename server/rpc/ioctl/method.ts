@@ -1,4 +1,4 @@
-import { Failure, failed, type Result } from '../../kernel/failure.js';
+import { failed, type Result } from '../../kernel/failure.js';
 import { InlineCopy } from '../../kernel/fs/inline-copy.js';
 import type { AddressSpace } from '../../kernel/mm/address-space.js';
 import type { Task } from '../../kernel/sched/task.js';
@@ -41,25 +41,29 @@ export function* issue(
   return { failure: result, response: inline.written ? { ret: -1, ...argument.answer() } : null };
 }
 
-const method = (handle: IoctlMethod['handle'], mutates = true): IoctlMethod => ({
-  kind: 'unary',
-  role: 'process',
-  mutates,
-  handle,
-});
-
 /** 64 bits of a field: enums and narrower integers come as numbers. */
 const wordOf = (value: unknown): bigint =>
   BigInt.asUintN(64, typeof value === 'bigint' ? value : BigInt(typeof value === 'number' ? value : 0));
 
 const nothing = (): Message => ({});
 
+const method = (syscall: IoctlName, handle: IoctlMethod['handle'], mutates = true): IoctlMethod => ({
+  role: 'process',
+  mutates,
+  syscall,
+  handle,
+});
+
 /** An ioctl whose argument is ignored, or an integer in field `field` of the request. */
 export const valueIoctl = (name: IoctlName, field?: string, mutates = true): IoctlMethod =>
-  method(function* handle(current, _host, request) {
-    const value = wordOf(field === undefined ? 0n : request[field]);
-    return yield* issue(current, request, IOCTL[name], new InlineCopy(mmOf(current)), { value, answer: nothing });
-  }, mutates);
+  method(
+    name,
+    function* handle(current, _host, request) {
+      const value = wordOf(field === undefined ? 0n : request[field]);
+      return yield* issue(current, request, IOCTL[name], new InlineCopy(mmOf(current)), { value, answer: nothing });
+    },
+    mutates,
+  );
 
 /** An ioctl whose argument points to the structure that field `field` of the request, or of the response, stands for. */
 export const structIoctl = (name: IoctlName, field: string): IoctlMethod => {
@@ -75,27 +79,27 @@ const ANSWERS_BY_POINTER: ReadonlySet<IoctlName> = new Set(['KVM_GET_DIRTY_LOG',
 
 /** An ioctl with a codec of its own; without the message the argument is what `codec` makes of an empty one. */
 export const codecIoctl = (name: IoctlName, field: string, codec: ArgCodec, answers: boolean, mutates = true): IoctlMethod =>
-  method(function* handle(current, _host, request) {
-    const inline = new InlineCopy(mmOf(current));
-    const message = request[field];
-    const value =
-      !isMessage(message) && codec.absent !== undefined
-        ? codec.absent
-        : codec.encode(isMessage(message) ? message : {}, inline, field);
-    if (failed(value)) return refused(value);
-    const answer = answers ? (): Message => ({ [field]: codec.decode(value, inline) }) : nothing;
-    return yield* issue(current, request, IOCTL[name], inline, { value, answer });
-  }, mutates);
+  method(
+    name,
+    function* handle(current, _host, request) {
+      const inline = new InlineCopy(mmOf(current));
+      const message = request[field];
+      const value =
+        !isMessage(message) && codec.absent !== undefined
+          ? codec.absent
+          : codec.encode(isMessage(message) ? message : {}, inline, field);
+      if (failed(value)) return refused(value);
+      const answer = answers ? (): Message => ({ [field]: codec.decode(value, inline) }) : nothing;
+      return yield* issue(current, request, IOCTL[name], inline, { value, answer });
+    },
+    mutates,
+  );
 
 /** An ioctl that takes the address of one 64-bit word, which the request has in `field`. */
 export const wordIoctl = (name: IoctlName, field: string): IoctlMethod =>
-  method(function* handle(current, _host, request) {
+  method(name, function* handle(current, _host, request) {
     const inline = new InlineCopy(mmOf(current));
     const data = new Uint8Array(8);
     new DataView(data.buffer).setBigUint64(0, wordOf(request[field]), true);
     return yield* issue(current, request, IOCTL[name], inline, { value: inline.place(data), answer: nothing });
   });
-
-/** A field that must be there, for handlers that do not end in an ioctl. */
-export const missing = (field: string): Failure =>
-  new Failure('EINVAL', 'FIELD_MISSING', 'simkvmd', { field, given: 'nothing', allowed: 'a value' });

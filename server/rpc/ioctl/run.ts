@@ -127,9 +127,9 @@ const NO_ANSWER = { value: 0n, answer: () => ({}) };
  * from there, so a mapping and the message cannot disagree. The reply has the page also where the call failed.
  */
 export const run: IoctlMethod = {
-  kind: 'unary',
   role: 'process',
   mutates: true,
+  syscall: 'KVM_RUN',
   *handle(current, _host, request) {
     const inline = new InlineCopy(mmOf(current));
     const file = current.process.files.lookup(fdOf(request));

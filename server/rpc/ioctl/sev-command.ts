@@ -23,9 +23,9 @@ export interface SevStructure {
 export const sevCommand = (name: KvmSevCmdName, structure?: SevStructure): IoctlMethod => {
   const codec = structure === undefined ? null : structArg(structure.struct, { pointers: structure.pointers ?? [] });
   return {
-    kind: 'unary',
     role: 'process',
     mutates: true,
+    syscall: `KVM_SEV_${name}`,
     *handle(current, _host, request) {
       const inline = new InlineCopy(mmOf(current));
       const message = structure === undefined ? null : request[structure.field];

@@ -1,0 +1,19 @@
+import type { Metadata } from '@grpc/grpc-js';
+import type { CallHeaders } from './dispatch.js';
+
+const first = (metadata: Metadata, key: string): string | undefined => {
+  const [value] = metadata.get(key);
+  return typeof value === 'string' ? value : undefined;
+};
+
+/** Peers that cannot be on another machine; on a Unix socket grpc-js names no peer. */
+const LOOPBACK_PEER = /^(127\.|\[?::1|\[?::ffff:127\.|ipv4:127\.|ipv6:\[?::1|unix:|unknown|$)/;
+
+/** What the kernel's side needs to know of a call beside its message. */
+export const headersOf = (call: { readonly metadata: Metadata; getPeer(): string }): CallHeaders => ({
+  process: first(call.metadata, 'simkvm-process'),
+  thread: first(call.metadata, 'simkvm-thread'),
+  requestId: first(call.metadata, 'simkvm-request-id'),
+  acknowledge: first(call.metadata, 'simkvm-acknowledge'),
+  onLoopback: LOOPBACK_PEER.test(call.getPeer()),
+});

@@ -1,0 +1,35 @@
+import type { handleUnaryCall } from '@grpc/grpc-js';
+import type { RpcMethod } from '../../gen/services.js';
+import type { Reply, UnaryMethod } from './call.js';
+import type { Dispatch } from './dispatch.js';
+import { toStatus } from './error-details.js';
+import { headersOf } from './headers.js';
+
+/** Serves an RPC as one call into the kernel, and turns its failure into a status. */
+export const serveUnary =
+  <Req extends object, ReqInit, Res, ResInit extends object>(
+    dispatch: Dispatch,
+    rpc: RpcMethod<Req, ReqInit, Res, ResInit>,
+    method: UnaryMethod<Req, ResInit>,
+  ): handleUnaryCall<Req, ResInit> =>
+  (call, callback) => {
+    let answered = false;
+    const deliver = ({ failure, response }: Reply<ResInit>): void => {
+      answered = true;
+      if (failure === null) {
+        callback(null, response);
+        return;
+      }
+      const attachment =
+        response === null ? null : { typeUrl: rpc.responseTypeUrl, bytes: rpc.responseType.encode(response).finish() };
+      callback(toStatus(failure, method.syscall, attachment));
+    };
+    const cancel = dispatch.call({
+      path: rpc.path,
+      method,
+      headers: headersOf(call),
+      request: call.request,
+      deliver,
+    });
+    if (!answered) call.on('cancelled', () => cancel.cancel());
+  };
