@@ -50,15 +50,20 @@ export class DirtyBitmap {
     return out;
   }
 
-  /** Pages whose bit is set, in ascending order. */
-  *pages(): Generator<number> {
-    for (const index of [...this.chunks.keys()].sort((a, b) => a - b)) {
-      const chunk = this.chunks.get(index);
-      if (chunk === undefined) continue;
-      for (let byte = 0; byte < CHUNK_BYTES; byte++) {
-        const value = chunk[byte] ?? 0;
-        for (let bit = 0; value >>> bit !== 0; bit++) if ((value >>> bit) & 1) yield index * CHUNK_PAGES + byte * 8 + bit;
-      }
+  /** True if no bit has been set since the last `clearAll`. */
+  get empty(): boolean {
+    return this.chunks.size === 0;
+  }
+
+  /** Pages in [first, last) whose bit is set, in ascending order. */
+  *pages(first: number, last: number): Generator<number> {
+    for (let page = first; page < last; ) {
+      const chunk = this.chunks.get(Math.floor(page / CHUNK_PAGES));
+      const byte = chunk?.[(page % CHUNK_PAGES) >>> 3] ?? 0;
+      if (chunk === undefined) page += CHUNK_PAGES - (page % CHUNK_PAGES);
+      else if (byte === 0) page += 8 - (page & 7);
+      else if ((byte >>> (page & 7)) & 1) yield page++;
+      else page++;
     }
   }
 

@@ -104,15 +104,25 @@ export class IoBus {
     device.destructor?.();
   }
 
-  /** `kvm_io_bus_destroy`: destroys every device and the table itself. Nothing on a bus that is gone already. */
-  destroy(): void {
-    if (this.state.kind === 'gone') return;
+  /** True once the table has been taken away. */
+  get gone(): boolean {
+    return this.state.kind === 'gone';
+  }
+
+  /** Takes the table away (`kvm->buses[i] = NULL`) and returns its devices, whose destructors the caller runs. */
+  take(): readonly IoDevice[] {
+    if (this.state.kind === 'gone') return [];
     this.state.charge.release();
     this.state = { kind: 'gone' };
-    const devices = this.devices;
+    const { devices } = this;
     this.devices = [];
     this.ioeventfds = 0;
-    for (const device of devices) device.destructor?.();
+    return devices;
+  }
+
+  /** `kvm_io_bus_destroy`, when nobody can be in a device any more. */
+  destroy(): void {
+    for (const device of this.take()) device.destructor?.();
   }
 
   private get bytes(): number {

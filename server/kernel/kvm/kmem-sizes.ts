@@ -25,8 +25,6 @@ export const KMEM_SIZE = {
   kvm_lpage_info: 4,
   /** `struct kvm_mmu_page` (mmu_internal.h), slab `kvm_mmu_page_header`: one beside each page of a nested page table [M]. */
   kvm_mmu_page_header: 184,
-  /** `struct kvm_mmu_page`, slab `kvm_mmu_page_header`: one for each page of a page table [M]. */
-  kvm_mmu_page_header: 184,
   /** `struct kvm_io_bus` (kvm_host.h) without its ranges: two counts, rcu_head. Counted. */
   kvm_io_bus: 24,
   /** `struct kvm_io_range`: address 8, length 4 (+4), device 8. */

@@ -51,11 +51,13 @@ export class MemoryAttributes {
     ]);
     const next = [...kept, ...(priv ? [{ first, last }] : [])].filter((range) => range.first < range.last);
     next.sort((a, b) => a.first - b.first);
-    this.ranges = next.reduce<Range[]>((merged, range) => {
+    const merged: Range[] = [];
+    for (const range of next) {
       const previous = merged.at(-1);
-      if (previous?.last !== range.first) return [...merged, range];
-      return [...merged.slice(0, -1), { first: previous.first, last: range.last }];
-    }, []);
+      if (previous?.last === range.first) merged[merged.length - 1] = { first: previous.first, last: range.last };
+      else merged.push(range);
+    }
+    this.ranges = merged;
     const bytes = this.nodes * KMEM_SIZE.xa_node;
     if (this.charge !== null) this.charge.resize(bytes);
     else if (bytes > 0) this.charge = this.kmem.charge('xa_node', bytes);

@@ -1,4 +1,7 @@
+import type { KmemCharge } from '../kmem.js';
 import { Mutex } from '../sched/mutex.js';
+import type { DirtyRing } from './dirty-ring.js';
+import { KMEM_SIZE } from './kmem-sizes.js';
 import type { RunPages } from './run-pages.js';
 import type { Vm } from './vm.js';
 import type { VcpuArch } from './x86/vcpu-arch.js';
@@ -12,6 +15,14 @@ export const REQUEST = {
   EVENT: 1 << 4,
   NMI: 1 << 5,
   UNHALT: 1 << 6,
+  /** A timer has expired: a halted vCPU looks whether it can go on. */
+  UNBLOCK: 1 << 7,
+  /** The routes of level-triggered interrupts have changed: find out which EOIs an IOAPIC wants to see. */
+  SCAN_IOAPIC: 1 << 8,
+  /** KVM_EXIT_IOAPIC_EOI, for an IOAPIC in user space. */
+  IOAPIC_EOI_EXIT: 1 << 9,
+  /** KVM_EXIT_TPR_ACCESS. */
+  REPORT_TPR_ACCESS: 1 << 10,
 } as const;
 
 /** `struct kvm_vcpu`. Its mutex is held for the whole of KVM_RUN; it lives as long as its VM. */
@@ -22,17 +33,22 @@ export class Vcpu {
   /** KVM_REQ_VM_DEAD is never cleared on this vCPU (BUGGED_ONLY). */
   stickyDeath = false;
 
+  /** Position in `vm.vcpus`; -1 until it is online. */
+  index = -1;
+  /** Null unless the VM has KVM_CAP_DIRTY_LOG_RING. */
+  dirtyRing: DirtyRing | null = null;
+  private readonly charge: KmemCharge;
+
   constructor(
     readonly vm: Vm,
     /** KVM_CREATE_VCPU's argument: the APIC id. */
     readonly id: number,
-    /** Position in `vm.vcpus`. */
-    readonly index: number,
-    /** kvm_run, PIO data and coalesced-MMIO ring: real pages that userspace maps. */
+    /** kvm_run and PIO data: real pages that userspace maps. */
     readonly runPages: RunPages,
     arch: (vcpu: Vcpu) => VcpuArch,
   ) {
     this.mutex = new Mutex(`vcpu${id}->mutex`);
+    this.charge = vm.kmem.charge('kvm_vcpu', KMEM_SIZE.kvm_vcpu);
     this.arch = arch(this);
   }
 
@@ -53,5 +69,11 @@ export class Vcpu {
     if ((this.requests & bit) === 0) return false;
     if (!(bit === REQUEST.VM_DEAD && this.stickyDeath)) this.requests &= ~bit;
     return true;
+  }
+  /** The end of `kvm_vcpu_destroy`: what is left when the architecture has let go. */
+  free(): void {
+    this.dirtyRing?.free();
+    this.runPages.free();
+    this.charge.release();
   }
 }

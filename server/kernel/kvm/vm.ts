@@ -1,32 +1,30 @@
 import type { Kernel } from '../kernel.js';
-import { KmemOwner } from '../kmem.js';
+import type { KmemCharge, KmemOwner } from '../kmem.js';
 import type { AddressSpace } from '../mm/address-space.js';
 import { Mutex } from '../sched/mutex.js';
 import type { Task } from '../sched/task.js';
 import type { MightSleep } from '../sched/wait.js';
+import type { CoalescedMmio } from './coalesced-mmio.js';
 import { destroyVm } from './destroy.js';
 import type { KvmDevice } from './device.js';
-import type { VmBuses } from './io-bus.js';
-import type { IrqFds } from './eventfd.js';
-import type { Memslots } from './memslots.js';
+import type { Ioeventfd } from './eventfd/ioeventfd.js';
+import { IrqFds } from './eventfd/irqfd.js';
+import { createBuses, type VmBuses } from './io-bus.js';
+import { KMEM_SIZE } from './kmem-sizes.js';
+import { MemoryAttributes } from './memory-attributes.js';
+import { Memslots } from './memslots.js';
 import type { PostMovePolicy } from './post-move/policy.js';
-import type { Srcu } from './srcu.js';
+import { Srcu } from './srcu.js';
 import type { Vcpu } from './vcpu.js';
 import type { VmLife } from './vm-life.js';
-import type { VmArch } from './x86/vm-arch.js';
+import { createVmArch, type VmArch } from './x86/vm-arch.js';
 
 /** KVM_CREATE_VM's argument (`KVM_X86_*_VM`). */
 export const VM_TYPE = { DEFAULT: 0, SW_PROTECTED: 1, SEV: 2, SEV_ES: 3, SNP: 4, TDX: 5 } as const;
 export type VmType = (typeof VM_TYPE)[keyof typeof VM_TYPE];
 
-/** What `createVm` puts together; each part is its own file's. */
-export interface VmParts {
-  readonly memslots: Memslots;
-  readonly buses: VmBuses;
-  readonly irqfds: IrqFds;
-  readonly srcu: Srcu;
-  readonly arch: VmArch;
-}
+/** What KVM_DISMANTLE_VM or a post-move policy has done to a VM. */
+export type Dismantling = 'not-begun' | 'under-way' | 'done';
 
 /**
  * `struct kvm`. Locks in the order in which they nest: `lock`, then the vCPUs' mutexes, then `slotsLock`, then
@@ -38,16 +36,37 @@ export class Vm {
   readonly irqLock = new Mutex('kvm->irq_lock');
   readonly kmem: KmemOwner;
   life: VmLife = { kind: 'alive' };
+  dismantling: Dismantling = 'not-begun';
   /** What happens to this VM should its encryption context move away. */
   postMovePolicy: PostMovePolicy;
+
+  readonly srcu: Srcu;
+  readonly memslots = new Memslots();
+  readonly memoryAttributes: MemoryAttributes;
+  readonly buses: VmBuses;
+  /** In the order in which they were assigned. */
+  readonly ioeventfds = new Set<Ioeventfd>();
+  readonly irqfds: IrqFds;
+  readonly coalesced: CoalescedMmio;
+  readonly arch: VmArch;
+
   /** vCPUs made or being made; above `vcpus.length` while a creation is under way. */
   createdVcpus = 0;
   /** Online vCPUs, by index. */
   readonly vcpus: Vcpu[] = [];
   /** KVM_CREATE_DEVICE's, in order. */
-  readonly devices: KvmDevice[] = [];
-  private users = 1;
+  readonly devices = new Set<KvmDevice>();
+  /** KVM_CAP_DIRTY_LOG_RING: bytes of each vCPU's ring; 0: dirty bitmaps. */
+  dirtyRingBytes = 0;
+  /** KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: bits of KVM_DIRTY_LOG. */
+  manualDirtyLogProtect = 0;
+  /** KVM_CAP_HALT_POLL, nanoseconds; null: the module's default. Nothing polls here, since a halt costs nothing. */
+  maxHaltPollNs: number | null = null;
 
+  private users = 1;
+  private readonly charge: KmemCharge;
+
+  /** @param parts what has to be there before; the ring's page is charged to `kmem` */
   constructor(
     readonly kernel: Kernel,
     /** Number for reports; never used again on this host. */
@@ -56,18 +75,17 @@ export class Vm {
     /** The only address space from which ioctls are taken. */
     readonly mm: AddressSpace,
     readonly ownerPid: number,
-    parts: (vm: Vm) => VmParts,
+    parts: { readonly kmem: KmemOwner; readonly coalesced: CoalescedMmio },
   ) {
-    this.kmem = new KmemOwner(`vm ${id}`);
+    ({ kmem: this.kmem, coalesced: this.coalesced } = parts);
+    this.charge = this.kmem.charge('kvm', KMEM_SIZE.kvm);
     this.postMovePolicy = kernel.defaultPostMovePolicy;
-    ({ memslots: this.memslots, buses: this.buses, irqfds: this.irqfds, srcu: this.srcu, arch: this.arch } = parts(this));
+    this.srcu = new Srcu(kernel.costs.charge);
+    this.memoryAttributes = new MemoryAttributes(this.kmem);
+    this.buses = createBuses(this.kmem, this.srcu);
+    this.irqfds = new IrqFds(this);
+    this.arch = createVmArch(this);
   }
-
-  readonly memslots: Memslots;
-  readonly buses: VmBuses;
-  readonly irqfds: IrqFds;
-  readonly srcu: Srcu;
-  readonly arch: VmArch;
 
   /** `kvm_get_kvm`. */
   get(): this {
@@ -83,5 +101,10 @@ export class Vm {
 
   get references(): number {
     return this.users;
+  }
+
+  /** `kvm_arch_free_vm`: the structure itself. */
+  free(): void {
+    this.charge.release();
   }
 }

@@ -1,0 +1,33 @@
+import type { Result } from '../failure.js';
+import { ANON_INODE_STAT, type File, type FileOperations, type FileStat, noopLlseek } from '../fs/file.js';
+import type { IoctlArg } from '../fs/ioctl-arg.js';
+import type { Task } from '../sched/task.js';
+import type { MightSleep } from '../sched/wait.js';
+import { gate } from './gate.js';
+import type { Vm } from './vm.js';
+import { vmIoctl } from './vm-ioctl.js';
+
+/** The file of a VM (`kvm_vm_fops`). Closing it is not the VM's end: that comes with the last reference. */
+export class VmFile implements FileOperations {
+  readonly name = 'anon_inode:kvm-vm';
+  readonly llseek = noopLlseek;
+
+  constructor(readonly vm: Vm) {}
+
+  stat(): FileStat {
+    return ANON_INODE_STAT;
+  }
+
+  /** `kvm_vm_ioctl`: the gate, without a lock, and then the call. */
+  *ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+    const admission = gate(current, this.vm, { scope: 'vm', request, arg });
+    if (admission.kind !== 'run') return admission.kind === 'refuse' ? admission.failure : admission.ret;
+    return yield* vmIoctl(current, this.vm, request, arg);
+  }
+
+  /** `kvm_vm_release`: irqfds go now, also where somebody else keeps the VM alive. */
+  *release(current: Task): MightSleep<void> {
+    yield* this.vm.irqfds.release();
+    yield* this.vm.put(current);
+  }
+}
