@@ -50,6 +50,11 @@ export class AsidKeys {
     return this.dirty.has(id);
   }
 
+  /** Whether some ASID was used and has not been flushed since. */
+  get needsFlush(): boolean {
+    return this.dirty.size > 0;
+  }
+
   /** ACTIVATE: puts a guest's key in a slot. The secure processor has checked that the slot is free and clean. */
   load(id: Asid, key: MemoryKey): void {
     if (this.keyOf(id) !== null || this.dirty.has(id)) throw new Error(`ASID ${id} loaded while in use or dirty`);
@@ -63,10 +68,9 @@ export class AsidKeys {
     this.requireWbinvd();
   }
 
-  /** INIT: nothing is known about what the caches hold, so every ASID is dirty. */
-  reset(): void {
-    this.slots.fill(null);
-    for (let id = 1; id <= this.range.count; id++) this.dirty.add(asid(id));
+  /** Initialisation and shutdown: nothing is known about what the caches hold, so every ASID without a key is dirty. */
+  invalidateUnused(): void {
+    for (let id = 1; id <= this.range.count; id++) if (this.slots[id] === null) this.dirty.add(asid(id));
     this.requireWbinvd();
   }
 

@@ -47,6 +47,8 @@ function withBuffer(firmware: Firmware, address: Hpa, spec: BufferSpec | null, r
   const buffer = firmware.memory.read(address, spec.struct.size, null);
   if (buffer === null) return STATUS.INVALID_ADDRESS;
   if (spec.hasInput && !spec.struct.reservedIsZero(buffer)) return STATUS.INVALID_PARAM;
+  const writable = spec.hasOutput ? firmware.memory.checkWrite([address, buffer.length]) : STATUS.SUCCESS;
+  if (writable !== STATUS.SUCCESS) return writable;
   const status = run(buffer);
   if (spec.hasOutput) firmware.memory.write(address, buffer, null);
   return status;

@@ -1,6 +1,8 @@
 import type { Dram, Frame } from '../dram.js';
 import { hpa, hpaToPfn, PAGE_SIZE } from '../units.js';
 import type { EncryptionKey } from './memory-encryption.js';
+import type { Rmp } from './rmp.js';
+import { STATUS, type Status } from './status.js';
 
 /** Position of the C-bit in a physical address on Milan and later parts. */
 export const C_BIT_POSITION = 51;
@@ -8,6 +10,8 @@ const C_BIT = 2 ** C_BIT_POSITION;
 
 /** Whether a physical address carries the C-bit. */
 export const hasCBit = (address: number): boolean => address >= C_BIT;
+
+const withoutCBit = (address: number): number => (hasCBit(address) ? address - C_BIT : address);
 
 /** One frame's part of a range of physical memory. */
 interface Span {
@@ -17,15 +21,21 @@ interface Span {
   readonly length: number;
 }
 
+/** A range of physical memory: its first address, which may carry the C-bit, and its length in bytes. */
+export type Range = readonly [address: number, length: number];
+
 /**
  * The secure processor's way to DRAM. It bypasses the CPUs' caches: nothing it writes leaves dirty lines. Addresses may carry
- * the C-bit, which does not choose the key. Every method gives null or false, and touches nothing, if some byte of the
- * range is no memory in use.
+ * the C-bit, which does not choose the key. While SEV-SNP is initialised the legacy commands write only to pages that the
+ * host has given to the firmware.
  */
 export class FirmwareMemory {
-  constructor(private readonly dram: Dram) {}
+  constructor(
+    private readonly dram: Dram,
+    private readonly rmp: Rmp,
+  ) {}
 
-  /** A copy of a range as seen through `key` (null: the bare cells). */
+  /** A copy of a range as seen through `key` (null: the bare cells), or null if some byte of it is no memory in use. */
   read(address: number, length: number, key: EncryptionKey | null): Uint8Array | null {
     const spans = this.spans(address, length);
     if (spans === null) return null;
@@ -38,37 +48,52 @@ export class FirmwareMemory {
     return bytes;
   }
 
-  /** Writes a range as seen through `key`; with a key, in whole blocks. */
-  write(address: number, bytes: Uint8Array, key: EncryptionKey | null): boolean {
-    const spans = this.spans(address, bytes.length);
-    if (spans === null) return false;
+  /** Whether every byte of some ranges is memory that the firmware may write. */
+  checkWrite(...ranges: readonly Range[]): Status {
+    for (const [address, length] of ranges) {
+      const spans = this.spans(address, length);
+      if (spans === null) return STATUS.INVALID_ADDRESS;
+      if (this.rmp.isActive && spans.some(({ frame }) => this.rmp.state(frame.pfn) !== 'firmware'))
+        return STATUS.INVALID_PAGE_STATE;
+    }
+    return STATUS.SUCCESS;
+  }
+
+  /** Writes a range as seen through `key` (with a key, whole blocks), if `checkWrite` allows all of it. */
+  write(address: number, bytes: Uint8Array, key: EncryptionKey | null): Status {
+    const status = this.checkWrite([address, bytes.length]);
+    if (status === STATUS.SUCCESS) this.writeUnchecked(address, bytes, key);
+    return status;
+  }
+
+  /** Encrypts a range of whole blocks in place, if `checkWrite` allows it, and shows its plaintext to `inspect` piece by piece. */
+  encryptInPlace(address: number, length: number, key: EncryptionKey, inspect: (plaintext: Uint8Array) => void): Status {
+    const status = this.checkWrite([address, length]);
+    if (status !== STATUS.SUCCESS) return status;
+    for (const { frame, offset, length: part } of this.spans(address, length) ?? []) {
+      const plaintext = frame.viewForUncachedWrite(null).subarray(offset, offset + part);
+      inspect(plaintext);
+      if (part === PAGE_SIZE) frame.retype(null, key);
+      else key.seal(hpa(frame.hpa + offset), plaintext);
+    }
+    return STATUS.SUCCESS;
+  }
+
+  /** The frame at a page-aligned address, for commands that check its state themselves. */
+  frameAt(address: number): Frame | null {
+    const start = withoutCBit(address);
+    return start >= C_BIT || start % PAGE_SIZE !== 0 ? null : (this.dram.at(hpaToPfn(hpa(start))) ?? null);
+  }
+
+  private writeUnchecked(address: number, bytes: Uint8Array, key: EncryptionKey | null): void {
     let done = 0;
-    for (const { frame, offset, length } of spans) {
+    for (const { frame, offset, length } of this.spans(address, bytes.length) ?? []) {
       const part = bytes.subarray(done, done + length);
       if (length === PAGE_SIZE) frame.overwrite(key, part);
       else if (frame.key === key) frame.viewForUncachedWrite(key).set(part, offset);
       else this.writeCells(frame, offset, part, key);
       done += length;
     }
-    return true;
-  }
-
-  /** Whether `length` bytes from `address` on can be read and written. */
-  isBacked(address: number, length: number): boolean {
-    return this.spans(address, length) !== null;
-  }
-
-  /** Encrypts a range of whole blocks in place and shows its plaintext to `inspect` piece by piece. */
-  encryptInPlace(address: number, length: number, key: EncryptionKey, inspect: (plaintext: Uint8Array) => void): boolean {
-    const spans = this.spans(address, length);
-    if (spans === null) return false;
-    for (const { frame, offset, length: part } of spans) {
-      const plaintext = frame.viewForUncachedWrite(null).subarray(offset, offset + part);
-      inspect(plaintext);
-      if (part === PAGE_SIZE) frame.retype(null, key);
-      else key.seal(hpa(frame.hpa + offset), plaintext);
-    }
-    return true;
   }
 
   /** Blocks of a frame that is represented otherwise: they become ciphertext in its cells, the others stay as they are. */
@@ -79,7 +104,7 @@ export class FirmwareMemory {
   }
 
   private spans(address: number, length: number): Span[] | null {
-    const start = hasCBit(address) ? address - C_BIT : address;
+    const start = withoutCBit(address);
     if (start >= C_BIT) return null;
     const spans: Span[] = [];
     for (let at = start; at < start + length; ) {

@@ -4,6 +4,7 @@ import type { Entropy } from '../entropy.js';
 import { AsidKeys, type AsidRange } from './asid-keys.js';
 import { createKeyDistribution, type KeyDistribution } from './key-distribution.js';
 import { createMemoryEncryptionEngine } from './memory-encryption.js';
+import { Rmp } from './rmp.js';
 import { SecureProcessor } from './secure-processor.js';
 
 export interface AmdPlatformOptions {
@@ -20,6 +21,8 @@ export interface AmdPlatformOptions {
 export interface AmdPlatform {
   readonly processor: SecureProcessor;
   readonly asidKeys: AsidKeys;
+  /** The reverse map table; not consulted before SNP_INIT. */
+  readonly rmp: Rmp;
   readonly keyDistribution: KeyDistribution;
   /** WBINVD on one CPU. Its own lines reach DRAM; the model of DRAM's dirty lines is cleared by `wbinvdOnAllCpus` only. */
   wbinvd(cpu: number): void;
@@ -31,10 +34,12 @@ export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPla
   const asidKeys = new AsidKeys(asids, cpus);
   const engine = createMemoryEncryptionEngine(entropy.fork('memory encryption tweaks'));
   const keyDistribution = createKeyDistribution();
+  const rmp = new Rmp();
   const processor = new SecureProcessor({
     dram,
     engine,
     asidKeys,
+    rmp,
     entropy: entropy.fork('secure processor'),
     charge,
     keyDistribution,
@@ -50,5 +55,5 @@ export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPla
     dram.writebackAll();
   }
 
-  return { processor, asidKeys, keyDistribution, wbinvd, wbinvdOnAllCpus };
+  return { processor, asidKeys, rmp, keyDistribution, wbinvd, wbinvdOnAllCpus };
 }

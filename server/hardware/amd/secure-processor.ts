@@ -25,12 +25,14 @@ import type { FirmwareVersion } from './launch-digest.js';
 import type { MemoryEncryptionEngine } from './memory-encryption.js';
 import { createFlashStore } from './persistent-store.js';
 import type { PlatformStateKind } from './platform-state.js';
+import type { Rmp } from './rmp.js';
 import { STATUS, type Status } from './status.js';
 
 export interface SecureProcessorOptions {
   readonly dram: Dram;
   readonly engine: MemoryEncryptionEngine;
   readonly asidKeys: AsidKeys;
+  readonly rmp: Rmp;
   /** Everything random, and the chip's own secret, come from here. */
   readonly entropy: Entropy;
   readonly charge: Charge;
@@ -77,14 +79,23 @@ export class SecureProcessor {
   private readonly firmware: Firmware;
   private readonly keyDistribution: KeyDistribution;
 
-  constructor({ dram, engine, asidKeys, entropy, charge, keyDistribution, version = DEFAULT_VERSION }: SecureProcessorOptions) {
+  constructor({
+    dram,
+    engine,
+    asidKeys,
+    rmp,
+    entropy,
+    charge,
+    keyDistribution,
+    version = DEFAULT_VERSION,
+  }: SecureProcessorOptions) {
     this.keyDistribution = keyDistribution;
     const chipSecret = entropy.fork('chip secret').bytes(CHIP_SECRET_LENGTH);
     const cek = createChipEndorsementKey(chipSecret, version);
     const flash = createFlashStore();
     this.firmware = {
       version,
-      memory: new FirmwareMemory(dram),
+      memory: new FirmwareMemory(dram, rmp),
       engine,
       asidKeys,
       charge,

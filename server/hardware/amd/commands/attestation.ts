@@ -33,7 +33,7 @@ const attestation = guestCommand({
     const signed = report.subarray(0, ATTESTATION_REPORT.sigUsage.offset);
     const signature = sign('sha256', platform.identity.pek.key().privateKey, signed);
     ATTESTATION_REPORT.signature.set(report, encodeEcSignature(signature));
-    return firmware.memory.write(ATTESTATION.paddr.get(buffer), report, null) ? STATUS.SUCCESS : STATUS.INVALID_ADDRESS;
+    return firmware.memory.write(ATTESTATION.paddr.get(buffer), report, null);
   },
 });
 

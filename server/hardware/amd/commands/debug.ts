@@ -20,7 +20,8 @@ function copy(
   const destination = DBG.dstPaddr.get(buffer);
   if (length === 0 || length % BLOCK_SIZE !== 0) return STATUS.INVALID_LENGTH;
   if (source % BLOCK_SIZE !== 0 || destination % BLOCK_SIZE !== 0) return STATUS.INVALID_ADDRESS;
-  if (!firmware.memory.isBacked(source, length) || !firmware.memory.isBacked(destination, length)) return STATUS.INVALID_ADDRESS;
+  const status = firmware.memory.checkWrite([destination, length]);
+  if (status !== STATUS.SUCCESS) return status;
   if (hasPolicy(guest.policy, POLICY.NODBG)) return STATUS.POLICY_FAILURE;
   const bytes = firmware.memory.read(source, length, from);
   if (bytes === null) return STATUS.INVALID_ADDRESS;

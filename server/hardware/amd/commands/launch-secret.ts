@@ -22,7 +22,9 @@ const launchSecret = activeGuestCommand({
     const header = memory.read(PACKET.hdrPaddr.get(buffer), PACKET_HEADER.size, null);
     const data = memory.read(PACKET.transPaddr.get(buffer), transLength, null);
     if (header === null || data === null) return STATUS.INVALID_ADDRESS;
-    if (guestPaddr % BLOCK_SIZE !== 0 || !memory.isBacked(guestPaddr, guestLength)) return STATUS.INVALID_ADDRESS;
+    if (guestPaddr % BLOCK_SIZE !== 0) return STATUS.INVALID_ADDRESS;
+    const writable = memory.checkWrite([guestPaddr, guestLength]);
+    if (writable !== STATUS.SUCCESS) return writable;
     const secret = openPacket(
       state.transport,
       { context: MAC_CONTEXT.LAUNCH_SECRET, measure: state.measure },

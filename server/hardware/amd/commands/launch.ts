@@ -54,10 +54,10 @@ const launchStart = initialisedCommand({
 /** Measures a range and encrypts it in place under the guest's key. */
 function measureAndEncrypt({ firmware, state, key, buffer }: ActiveGuestCall<'launch-update'>): Status {
   const length = LAUNCH_UPDATE.length.get(buffer);
-  const done = firmware.memory.encryptInPlace(LAUNCH_UPDATE.paddr.get(buffer), length, key, (plaintext) =>
+  const status = firmware.memory.encryptInPlace(LAUNCH_UPDATE.paddr.get(buffer), length, key, (plaintext) =>
     state.digest.update(plaintext),
   );
-  if (!done) return STATUS.INVALID_ADDRESS;
+  if (status !== STATUS.SUCCESS) return status;
   firmware.charge('psp_kib_digested', length / 1024);
   firmware.charge('psp_kib_encrypted', length / 1024);
   return STATUS.SUCCESS;
@@ -93,7 +93,8 @@ const launchMeasure = guestCommand({
   run: ({ firmware, guest, state, buffer }) => {
     if (lengthQuery(buffer, LAUNCH_MEASURE.measureLength, MEASUREMENT_LENGTH)) return STATUS.INVALID_LENGTH;
     const address = LAUNCH_MEASURE.measurePaddr.get(buffer);
-    if (!firmware.memory.isBacked(address, MEASUREMENT_LENGTH)) return STATUS.INVALID_ADDRESS;
+    const writable = firmware.memory.checkWrite([address, MEASUREMENT_LENGTH]);
+    if (writable !== STATUS.SUCCESS) return writable;
     const { transport } = state;
     const digest = state.digest.value();
     const mnonce = firmware.random.bytes(MNONCE_LENGTH);

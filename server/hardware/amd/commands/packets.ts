@@ -43,13 +43,9 @@ function send({ firmware, guest, state, key, buffer }: ActiveGuestCall<'send-upd
   const guestPaddr = PACKET.guestPaddr.get(buffer);
   const hdrPaddr = PACKET.hdrPaddr.get(buffer);
   const transPaddr = PACKET.transPaddr.get(buffer);
-  if (
-    !isGuestRange(guestPaddr, context) ||
-    !memory.isBacked(hdrPaddr, PACKET_HEADER.size) ||
-    !memory.isBacked(transPaddr, guestLength)
-  ) {
-    return STATUS.INVALID_ADDRESS;
-  }
+  if (!isGuestRange(guestPaddr, context)) return STATUS.INVALID_ADDRESS;
+  const writable = memory.checkWrite([hdrPaddr, PACKET_HEADER.size], [transPaddr, guestLength]);
+  if (writable !== STATUS.SUCCESS) return writable;
   const plaintext = memory.read(guestPaddr, guestLength, key);
   if (plaintext === null) return STATUS.INVALID_ADDRESS;
   const packet = sealPacket(state.transport, { context }, firmware.random.bytes(IV_LENGTH), plaintext);
@@ -71,7 +67,9 @@ function receive({ firmware, guest, state, key, buffer }: ActiveGuestCall<'recei
   const header = memory.read(PACKET.hdrPaddr.get(buffer), PACKET_HEADER.size, null);
   const data = memory.read(PACKET.transPaddr.get(buffer), transLength, null);
   if (header === null || data === null) return STATUS.INVALID_ADDRESS;
-  if (!isGuestRange(guestPaddr, context) || !memory.isBacked(guestPaddr, guestLength)) return STATUS.INVALID_ADDRESS;
+  if (!isGuestRange(guestPaddr, context)) return STATUS.INVALID_ADDRESS;
+  const writable = memory.checkWrite([guestPaddr, guestLength]);
+  if (writable !== STATUS.SUCCESS) return writable;
   const plaintext = openPacket(state.transport, { context }, { header, data }, guestLength);
   if (plaintext === null) return STATUS.BAD_MEASUREMENT;
   if ((PACKET_HEADER.flags.get(header) & PACKET_COMPRESSED) !== 0) return STATUS.UNSUPPORTED;

@@ -37,7 +37,7 @@ const pekCsr = initialisedCommand({
   run: ({ memory }, { identity }, buffer) => {
     if (lengthQuery(buffer, PEK_CSR.csrLength, SEV_CERTIFICATE.size)) return STATUS.INVALID_LENGTH;
     const request = withoutSignatures(identity.pek.certificate());
-    return memory.write(PEK_CSR.csrPaddr.get(buffer), request, null) ? STATUS.SUCCESS : STATUS.INVALID_ADDRESS;
+    return memory.write(PEK_CSR.csrPaddr.get(buffer), request, null);
   },
 });
 
@@ -77,8 +77,8 @@ const pdhCertExport = initialisedCommand({
     if (pdhIsShort || chainIsShort) return STATUS.INVALID_LENGTH;
     const pdhPaddr = PDH_CERT_EXPORT.pdhCertPaddr.get(buffer);
     const certsPaddr = PDH_CERT_EXPORT.certsPaddr.get(buffer);
-    if (!memory.isBacked(pdhPaddr, SEV_CERTIFICATE.size) || !memory.isBacked(certsPaddr, CHAIN_LENGTH))
-      return STATUS.INVALID_ADDRESS;
+    const status = memory.checkWrite([pdhPaddr, SEV_CERTIFICATE.size], [certsPaddr, CHAIN_LENGTH]);
+    if (status !== STATUS.SUCCESS) return status;
     memory.write(pdhPaddr, pdh.certificate(), null);
     memory.write(certsPaddr, Buffer.concat([pek.certificate(), owner.certificate(), cek.certificate()]), null);
     return STATUS.SUCCESS;

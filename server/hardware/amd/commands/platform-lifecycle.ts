@@ -42,7 +42,7 @@ function initialise(firmware: Firmware, options: number, store: PersistentStore)
   if (identity === null) return STATUS.SECURE_DATA_INVALID;
   firmware.store = store;
   firmware.platform = { kind: 'init', es: (options & INIT_OPTION_ES) !== 0, identity, guests: new Map() };
-  firmware.asidKeys.reset();
+  firmware.asidKeys.invalidateUnused();
   return STATUS.SUCCESS;
 }
 
@@ -71,7 +71,8 @@ const initEx = platformCommand({
     if (status !== STATUS.SUCCESS) return status;
     if (INIT_EX.nvLength.get(buffer) !== NV_LENGTH) return STATUS.INVALID_LENGTH;
     const nvPaddr = INIT_EX.nvPaddr.get(buffer);
-    if (!firmware.memory.isBacked(nvPaddr, NV_LENGTH)) return STATUS.INVALID_ADDRESS;
+    const writable = firmware.memory.checkWrite([nvPaddr, NV_LENGTH]);
+    if (writable !== STATUS.SUCCESS) return writable;
     return initialise(firmware, options, createBufferStore(firmware.memory, nvPaddr, firmware.chipSecret, firmware.random));
   },
 });
@@ -83,8 +84,10 @@ const shutdown = platformCommand({
   buffer: null,
   run: (firmware) => {
     if (firmware.platform.kind === 'uninit') return STATUS.SUCCESS;
+    for (const { activation } of firmware.platform.guests.values())
+      if (activation !== null) firmware.asidKeys.unload(activation.asid);
     firmware.platform = { kind: 'uninit' };
-    firmware.asidKeys.reset();
+    firmware.asidKeys.invalidateUnused();
     return STATUS.SUCCESS;
   },
 });

@@ -30,7 +30,7 @@ const getId = platformCommand({
   run: ({ memory, chipId }, buffer) => {
     if (lengthQuery(buffer, GET_ID.idLength, chipId.length)) return STATUS.INVALID_LENGTH;
     const address = GET_ID.idPaddr.get(buffer);
-    return address % 8 === 0 && memory.write(address, chipId, null) ? STATUS.SUCCESS : STATUS.INVALID_ADDRESS;
+    return address % 8 === 0 ? memory.write(address, chipId, null) : STATUS.INVALID_ADDRESS;
   },
 });
 

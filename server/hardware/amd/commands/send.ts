@@ -86,7 +86,8 @@ function startSending({ firmware, platform, guest, state, buffer }: GuestCall<'r
   const target = readCertificates(firmware, buffer);
   if (typeof target === 'number') return target;
   const sessionPaddr = SEND_START.sessionPaddr.get(buffer);
-  if (!firmware.memory.isBacked(sessionPaddr, SESSION.size)) return STATUS.INVALID_ADDRESS;
+  const writable = firmware.memory.checkWrite([sessionPaddr, SESSION.size]);
+  if (writable !== STATUS.SUCCESS) return writable;
   if (hasPolicy(guest.policy, POLICY.NOSEND)) return STATUS.POLICY_FAILURE;
   const pdh = parseCertificate(target.pdh, USAGE.PDH);
   if (pdh === null) return STATUS.INVALID_CERTIFICATE;
