@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { SummaryReporter } from './tools/summary-reporter.js';
 
 /**
  * The four rooms of `test/`, each a project of its own, so that `vitest run --project unit` runs one and a plain
@@ -14,7 +15,7 @@ export default defineConfig({
   test: {
     pool: 'threads',
     maxWorkers: 2,
-    reporters: ['default'],
+    reporters: ['default', new SummaryReporter()],
     projects: [room('unit', 30_000), room('conformance', 120_000), room('simulation', 300_000), room('e2e', 300_000)],
   },
 });
