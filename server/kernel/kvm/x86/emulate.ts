@@ -1,0 +1,209 @@
+
+import type { EmulationBus, MemoryAccess, Segment, SegmentName } from '../../../hardware/cpu/types.js';
+import { type Gpa, gpaToGfn } from '../../../hardware/units.js';
+import { KVM_EXIT, KVM_EXIT_IO } from '../../uapi/constants.js';
+import { kvm_run__mmio } from '../../uapi/kvm-run.js';
+import type { Vcpu } from '../vcpu.js';
+import { kernelMmioRead, kernelMmioWrite } from './mmio.js';
+import { exitPio, kernelPioRead, kernelPioWrite, takePioData } from './pio.js';
+import type { Completion, Turn } from './vcpu-arch.js';
+
+interface Load {
+  readonly address: Gpa;
+  readonly data: Uint8Array;
+}
+
+interface Store {
+  readonly address: Gpa;
+  readonly bytes: Uint8Array;
+}
+
+interface PortAccess {
+  readonly port: number;
+  readonly size: 1 | 2 | 4;
+  readonly count: number;
+}
+
+const DATA_SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs'] as const satisfies readonly SegmentName[];
+
+/**
+ * One instruction that KVM emulates because it touches what is no RAM, or moves a string through a port
+ * (`x86_emulate_instruction` with `emulator_read_write` and `emulator_pio_in_out`).
+ *
+ * A load that userspace has to answer stops the emulation; the next KVM_RUN starts the instruction again, and each load
+ * gets the data that it got before, whatever is at its address by then. Stores are made once the instruction is
+ * retired: what no device of the kernel takes goes to userspace, a fragment of at most 8 bytes an exit.
+ */
+export class Emulation implements EmulationBus {
+  private readonly loads: Load[] = [];
+  private replayed = 0;
+  private stores: Store[] = [];
+  private missing: { readonly address: Gpa; readonly size: number } | null = null;
+  private portData: Uint8Array | null = null;
+  private portIn: PortAccess | null = null;
+  private portOut: (PortAccess & { readonly bytes: Uint8Array }) | null = null;
+  /** The instruction's own view of segments and RIP, with the revision of the registers that it belongs to. */
+  private frozen: { readonly revision: number; readonly rip: bigint; readonly segments: readonly Segment[] } | null = null;
+
+  constructor(
+    private readonly vcpu: Vcpu,
+    /** A repeated string instruction: see `retired`. */
+    private readonly repeated: boolean,
+  ) {}
+
+  /** True for a page of which this instruction has loaded as from a device: RAM that has come there meanwhile is not seen. */
+  owns(address: Gpa, access: MemoryAccess): boolean {
+    return access === 'read' && this.loads.some((load) => gpaToGfn(load.address) === gpaToGfn(address));
+  }
+
+  // -- EmulationBus -------------------------------------------------------------------------------------------------
+
+  readMmio(address: Gpa, size: number): Uint8Array | null {
+    const again = this.loads[this.replayed];
+    if (again !== undefined) {
+      this.replayed++;
+      return again.data;
+    }
+    const data = kernelMmioRead(this.vcpu, address, size);
+    if (data === null) {
+      this.missing = { address, size };
+      return null;
+    }
+    this.answer(address, data);
+    return data;
+  }
+
+  writeMmio(address: Gpa, bytes: Uint8Array): void {
+    this.stores.push({ address, bytes });
+  }
+
+  readPort(port: number, size: 1 | 2 | 4, count: number): Uint8Array | null {
+    if (this.portData !== null) return this.portData;
+    this.portData = kernelPioRead(this.vcpu, port, size, count);
+    if (this.portData === null) this.portIn = { port, size, count };
+    return this.portData;
+  }
+
+  writePort(port: number, size: 1 | 2 | 4, bytes: Uint8Array): void {
+    this.portOut = { port, size, count: 1, bytes };
+  }
+
+  private answer(address: Gpa, data: Uint8Array): void {
+    this.loads.push({ address, data });
+    this.replayed = this.loads.length;
+  }
+
+  // -- steps --------------------------------------------------------------------------------------------------------
+
+  /** Makes the instruction, from its start. */
+  attempt(failure: (bytes: Uint8Array | null) => Turn): Turn {
+    const { arch } = this.vcpu;
+    this.replayed = 0;
+    this.stores = [];
+    this.missing = null;
+    this.portIn = null;
+    this.portOut = null;
+    arch.emulation = this;
+    arch.stat.insn_emulation++;
+    const rip = arch.state.rip;
+    const result = this.thaw(() => arch.cpu.emulate(this));
+    switch (result.kind) {
+      case 'pending':
+        return this.pending(failure);
+      case 'retired':
+        arch.emulation = null;
+        return this.retired(rip);
+      case 'exception':
+        arch.emulation = null;
+        return 'again';
+      case 'exit':
+        arch.emulation = null;
+        return result.exit.kind === 'unsupported' ? failure(result.exit.bytes) : 'again';
+    }
+  }
+
+  /** The instruction waits for data of userspace. */
+  private pending(failure: (bytes: Uint8Array | null) => Turn): Turn {
+    const { vcpu, missing, portIn } = this;
+    this.freeze();
+    if (portIn !== null) {
+      return exitPio(vcpu, KVM_EXIT_IO.IN, portIn, null, () => {
+        this.portData = takePioData(vcpu, portIn.size * portIn.count);
+        return this.attempt(failure);
+      });
+    }
+    if (missing === null) throw new Error('an emulation waits for nothing');
+    return this.exitMmio(missing.address, missing.size, null, () => {
+      this.answer(missing.address, vcpu.arch.run.mmioData(missing.size));
+      return this.attempt(failure);
+    });
+  }
+
+  /**
+   * The instruction is done; what it stored goes out. KVM's emulator looks at RCX only when it begins an iteration, so
+   * a repeated OUTS whose last element has gone out is still at its instruction when userspace sees it.
+   */
+  private retired(rip: bigint): Turn {
+    const { vcpu, portOut } = this;
+    if (portOut !== null && !kernelPioWrite(vcpu, portOut.port, portOut.size, portOut.bytes)) {
+      if (this.repeated) vcpu.arch.state.rip = rip;
+      return exitPio(vcpu, KVM_EXIT_IO.OUT, portOut, portOut.bytes, null);
+    }
+    return this.exitStores(this.stores.filter(({ address, bytes }) => !kernelMmioWrite(vcpu, address, bytes)));
+  }
+
+  private exitStores([first, ...rest]: readonly Store[]): Turn {
+    if (first === undefined) return 'again';
+    return this.exitMmio(first.address, first.bytes.length, first.bytes, () => this.exitStores(rest));
+  }
+
+  /** KVM_EXIT_MMIO, and what the next KVM_RUN does first. */
+  private exitMmio(address: Gpa, length: number, bytes: Uint8Array | null, then: () => Turn): Turn {
+    const { arch } = this.vcpu;
+    arch.stat.mmio_exits++;
+    const values = { phys_addr: BigInt(address), len: length, is_write: bytes === null ? 0 : 1 };
+    arch.run.exit(KVM_EXIT.MMIO, kvm_run__mmio, bytes === null ? values : { ...values, data: bytes });
+    arch.completion = completion('mmio', bytes === null, then);
+    return 'to-user';
+  }
+
+  // -- registers that userspace changes in between -------------------------------------------------------------------
+
+  private freeze(): void {
+    const { state } = this.vcpu.arch;
+    const segments = DATA_SEGMENTS.map((name) => state.segment(name));
+    this.frozen = { revision: state.revision, rip: state.rip, segments };
+  }
+
+  /**
+   * The instruction was decoded before its exit: it goes on with the segments and the RIP of that time, also if
+   * userspace has set others since, and those count afterwards.
+   */
+  private thaw<T>(run: () => T): T {
+    const { frozen } = this;
+    const { state } = this.vcpu.arch;
+    if (frozen === null || frozen.revision === state.revision) return run();
+    const set = DATA_SEGMENTS.map((name) => state.segment(name));
+    const load = (segments: readonly Segment[]): void => {
+      DATA_SEGMENTS.forEach((name, index) => {
+        const segment = segments[index];
+        if (segment !== undefined) state.setSegment(name, segment);
+      });
+    };
+    load(frozen.segments);
+    state.rip = frozen.rip;
+    const result = run();
+    load(set);
+    return result;
+  }
+}
+
+/** A completion that itself never waits. */
+export const completion = (kind: Completion['kind'], wantsData: boolean, then: () => Turn): Completion => ({
+  kind,
+  wantsData,
+  *run() {
+    return then();
+  },
+});
+

@@ -1,0 +1,102 @@
+import { Rflags } from '../../../hardware/cpu/flags.js';
+import { Vector } from '../../../hardware/cpu/registers.js';
+import type { EventInfo } from '../../../hardware/cpu/types.js';
+import { KVM_GUESTDBG } from '../../uapi/constants.js';
+import { REQUEST, type Vcpu } from '../vcpu.js';
+import { interruptFlag, isFault } from './events.js';
+import { kvmCpuGetInterrupt, kvmCpuHasInjectableIntr } from './irq/vcpu-irq.js';
+
+const DR7_INDEX = 7;
+const DR6_INDEX = 6;
+const DR7_GD = 1n << 13n;
+
+/** `kvm_queue_exception`, with an error code or without: taken at the next entry. */
+export const queueException = (vcpu: Vcpu, vector: number, errorCode: number | null = null): void => {
+  if (!vcpu.arch.events.queueException(vector, errorCode)) vcpu.request(REQUEST.TRIPLE_FAULT);
+  vcpu.request(REQUEST.EVENT);
+};
+
+/** `kvm_arch_interrupt_allowed`. Read from the CPU: the VMCB shows it of a protected guest too. */
+export const interruptAllowed = ({ arch }: Vcpu): boolean =>
+  interruptFlag(arch.cpu.state.rflags) && arch.cpu.state.interruptShadow === 'none';
+
+/** `nmi_allowed`. */
+export const nmiAllowed = ({ arch }: Vcpu): boolean =>
+  !arch.cpu.state.nmiBlocked && arch.cpu.state.interruptShadow === 'none';
+
+/** `kvm_inject_nmi`. */
+export const injectNmi = (vcpu: Vcpu): void => {
+  vcpu.arch.events.nmiQueued++;
+  vcpu.request(REQUEST.NMI);
+};
+
+/** `process_nmi`. */
+export const processNmi = (vcpu: Vcpu): void => {
+  const { events, cpu } = vcpu.arch;
+  events.processNmi(cpu.state.nmiBlocked);
+  if (events.nmiPending > 0) vcpu.request(REQUEST.EVENT);
+};
+
+/** `kvm_deliver_exception_payload`: CR2, or the bits of DR6. */
+export const deliverExceptionPayload = ({ arch }: Vcpu): void => {
+  const { exception } = arch.events;
+  if (exception.payload === null) return;
+  if (exception.vector === Vector.PF) arch.state.cr2 = exception.payload;
+  if (exception.vector === Vector.DB) {
+    const sticky = arch.state.debugRegister(DR6_INDEX) & ~0xfn;
+    arch.state.setDebugRegister(DR6_INDEX, sticky | exception.payload);
+  }
+  exception.payload = null;
+};
+
+/** What of an exception the registers have to show before it is delivered. */
+const prepareException = (vcpu: Vcpu, event: EventInfo): void => {
+  const { state } = vcpu.arch;
+  if (isFault(event.vector)) state.rflags |= BigInt(Rflags.RF);
+  if (event.vector === Vector.DB) {
+    deliverExceptionPayload(vcpu);
+    state.setDebugRegister(DR7_INDEX, state.debugRegister(DR7_INDEX) & ~DR7_GD);
+  }
+};
+
+/**
+ * `kvm_check_and_inject_events`: the one event that goes in with this entry, in the order of the real function: what
+ * was injected before, an exception, an NMI, an interrupt. Windows are asked for where one has to wait.
+ * @param windowWanted userspace wants KVM_EXIT_IRQ_WINDOW_OPEN
+ */
+export const checkAndInjectEvents = (vcpu: Vcpu, windowWanted: boolean): void => {
+  const { events, cpu, stat, guestDebug } = vcpu.arch;
+  let event = events.reinjection();
+  if (event === null) {
+    event = events.takeException();
+    if (event !== null) prepareException(vcpu, event);
+  }
+  if ((guestDebug.control & KVM_GUESTDBG.BLOCKIRQ) === 0) {
+    if (events.nmiPending > 0) {
+      if (event === null && nmiAllowed(vcpu)) {
+        event = events.takeNmi();
+        stat.nmi_injections++;
+      }
+      if (events.nmiPending > 0) cpu.requestWindow('nmi');
+    }
+    event = injectInterrupt(vcpu, event);
+  }
+  if (windowWanted) cpu.requestWindow('interrupt');
+  if (event !== null) cpu.inject(event);
+};
+
+const injectInterrupt = (vcpu: Vcpu, other: EventInfo | null): EventInfo | null => {
+  if (!kvmCpuHasInjectableIntr(vcpu)) return other;
+  const { events, cpu, stat } = vcpu.arch;
+  let event = other;
+  if (event === null && interruptAllowed(vcpu)) {
+    const vector = kvmCpuGetInterrupt(vcpu);
+    if (vector !== -1) {
+      events.queueInterrupt(vector, false);
+      event = events.reinjection();
+      stat.irq_injections++;
+    }
+  }
+  if (kvmCpuHasInjectableIntr(vcpu)) cpu.requestWindow('interrupt');
+  return event;
+};

@@ -1,0 +1,89 @@
+import { KVM_EXIT, type KvmExitReason } from '../../uapi/constants.js';
+import { kvm_run, kvm_run__mmio, kvm_run__msr, KVM_RUN_SYNC_REGS_OFFSET, kvm_sync_regs } from '../../uapi/kvm-run.js';
+import type { Fields, Struct, StructValue, ValueOf } from '../../uapi/struct.js';
+import type { RunPages } from '../run-pages.js';
+
+const { fields } = kvm_run;
+
+/**
+ * `vcpu->run` as the kernel uses it. The page is userspace's as much as the kernel's: what is read here may have been
+ * changed at any time, so a value that decides anything is read once.
+ */
+export class KvmRun {
+  constructor(private readonly pages: RunPages) {}
+
+  get exitReason(): number {
+    return fields.exit_reason.get(this.pages.run.view, 0);
+  }
+  set exitReason(reason: KvmExitReason) {
+    fields.exit_reason.set(this.pages.run.view, 0, reason);
+  }
+
+  /** True: KVM_RUN shall return before it enters the guest. */
+  get immediateExit(): boolean {
+    return fields.immediate_exit.get(this.pages.run.view, 0) !== 0;
+  }
+
+  get requestInterruptWindow(): boolean {
+    return fields.request_interrupt_window.get(this.pages.run.view, 0) !== 0;
+  }
+
+  get cr8(): bigint {
+    return fields.cr8.get(this.pages.run.view, 0);
+  }
+
+  get validRegs(): bigint {
+    return fields.kvm_valid_regs.get(this.pages.run.view, 0);
+  }
+
+  get dirtyRegs(): bigint {
+    return fields.kvm_dirty_regs.get(this.pages.run.view, 0);
+  }
+  set dirtyRegs(value: bigint) {
+    fields.kvm_dirty_regs.set(this.pages.run.view, 0, value);
+  }
+
+  /** Fields outside the union. */
+  write(values: Partial<StructValue<typeof kvm_run>>): void {
+    kvm_run.write(this.pages.run.bytes, values);
+  }
+
+  /** An exit: its reason and its member of the union. */
+  exit<F extends Fields>(reason: KvmExitReason, member: Struct<F>, values: Partial<ValueOf<F>>): void {
+    this.exitReason = reason;
+    member.write(this.pages.run.bytes, values);
+  }
+
+  read<F extends Fields>(member: Struct<F>): ValueOf<F> {
+    return member.decode(this.pages.run.bytes);
+  }
+
+  /** What userspace answered to a KVM_EXIT_MMIO load. */
+  mmioData(length: number): Uint8Array {
+    return kvm_run__mmio.fields.data.get(this.pages.run.view, 0).subarray(0, length);
+  }
+
+  /** What userspace answered to KVM_EXIT_X86_RDMSR or _WRMSR. */
+  msrAnswer(): { readonly error: boolean; readonly data: bigint } {
+    const { error, data } = this.read(kvm_run__msr);
+    return { error: error !== 0, data };
+  }
+
+  /** The data page of KVM_EXIT_IO. */
+  get pio(): Uint8Array {
+    return this.pages.pio.bytes;
+  }
+
+  syncRegs(): StructValue<typeof kvm_sync_regs> {
+    return kvm_sync_regs.decode(this.pages.run.bytes, KVM_RUN_SYNC_REGS_OFFSET);
+  }
+
+  writeSyncRegs(values: Partial<StructValue<typeof kvm_sync_regs>>): void {
+    kvm_sync_regs.write(this.pages.run.bytes, values, KVM_RUN_SYNC_REGS_OFFSET);
+  }
+
+  /** `kvm_handle_signal_exit`. */
+  signalExit(): void {
+    this.exitReason = KVM_EXIT.INTR;
+  }
+}
