@@ -11,6 +11,8 @@ export interface Host {
   readonly kernel: Kernel;
   readonly processes: ProcessRegistry;
   readonly version: string;
+  /** New at each start of the daemon. */
+  readonly bootId: string;
 }
 
 /** Who makes a call. */

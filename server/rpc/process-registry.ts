@@ -15,12 +15,27 @@ type Lease =
   /** Lives until Exit: for a person with grpcurl. */
   | { readonly kind: 'spawned' };
 
+/** What the holder of a lease is told of its process. */
+export type ProcessEvent =
+  | { readonly kind: 'fd-received'; readonly fd: number; readonly fromPid: number; readonly file: string }
+  | { readonly kind: 'signalled'; readonly signo: number; readonly tid: number; readonly fromPid: number }
+  | { readonly kind: 'exited'; readonly status: number };
+
+/** From whom a process takes descriptors by its pid, and how many more. */
+type Consent = Map<number | 'any', number>;
+
 interface Entry {
   readonly process: Process;
   readonly token: string;
   lease: Lease;
-  /** Pids from which this process takes descriptors without its token being shown. */
-  readonly accepts: Set<number>;
+  readonly consent: Consent;
+  notify: (event: ProcessEvent) => void;
+}
+
+/** A process and the capability to act as it. */
+export interface Holder {
+  readonly process: Process;
+  readonly token: string;
 }
 
 const notFound = (given: string): Failure =>
@@ -29,6 +44,9 @@ const notFound = (given: string): Failure =>
     given,
     allowed: 'the token that Attach, Fork or Spawn gave; on loopback also the pid 1 or that of a spawned process',
   });
+
+const noSuchPid = (pid: number): Failure =>
+  new Failure('ESRCH', 'NO_SUCH_PROCESS', 'find_task_by_vpid', { field: 'pid', given: String(pid) });
 
 /** Who may act as which process. A token is a capability: whoever has it is the process. */
 export class ProcessRegistry {
@@ -41,13 +59,12 @@ export class ProcessRegistry {
   }
 
   /** A new process under a lease, or one without (grpcurl). */
-  create(kind: 'attached' | 'spawned'): Result<{ process: Process; token: string }> {
-    const full = this.full();
-    return full ?? this.add(this.kernel.spawn(null), { kind });
+  create(kind: 'attached' | 'spawned'): Result<Holder> {
+    return this.full() ?? this.add(this.kernel.spawn(null), { kind });
   }
 
   /** Makes a forked child known; it lives under its parent's lease until it attaches itself. */
-  adopt(child: Process, parent: Process): { process: Process; token: string } {
+  adopt(child: Process, parent: Process): Holder {
     return this.add(child, { kind: 'inherited', from: parent });
   }
 
@@ -58,13 +75,24 @@ export class ProcessRegistry {
   }
 
   /** A forked or spawned process gets a lease of its own. */
-  takeLease(token: string): Result<{ process: Process; token: string }> {
+  takeLease(token: string): Result<Holder> {
     const entry = this.byToken.get(token);
     if (entry === undefined) return notFound('a token that is not known');
     if (entry.lease.kind === 'attached')
       return new Failure('EBUSY', 'PROCESS_ALREADY_ATTACHED', 'ptrace_attach', { pid: String(entry.process.pid) });
     entry.lease = { kind: 'attached' };
-    return { process: entry.process, token };
+    return entry;
+  }
+
+  /** From now on the holder of the lease is told what happens to the process. */
+  listen(process: Process, notify: (event: ProcessEvent) => void): void {
+    const entry = this.byPid.get(process.pid);
+    if (entry !== undefined) entry.notify = notify;
+  }
+
+  /** Tells the holder of the lease, if there is one. */
+  notify(process: Process, event: ProcessEvent): void {
+    this.byPid.get(process.pid)?.notify(event);
   }
 
   /**
@@ -85,18 +113,27 @@ export class ProcessRegistry {
     return byPid?.lease.kind === 'spawned' ? byPid.process : notFound(name);
   }
 
-  /** `to` takes descriptors from `from` from now on. */
-  accept(to: Process, from: number): void {
-    this.byPid.get(to.pid)?.accepts.add(from);
+  /** A live process by its pid, for signals. ESRCH. */
+  byNumber(pid: number): Result<Process> {
+    return pid === this.kernel.init.pid ? this.kernel.init : (this.byPid.get(pid)?.process ?? noSuchPid(pid));
   }
 
-  /** The process that is to get a descriptor: by its token, or by its pid if it has accepted the sender. */
+  /** `process` takes `limit` more descriptors by its pid from `from`; 0 withdraws consent. ESRCH. */
+  accept(process: Process, from: number | 'any', limit: number): Failure | null {
+    if (from !== 'any' && from !== this.kernel.init.pid && !this.byPid.has(from)) return noSuchPid(from);
+    const consent = this.byPid.get(process.pid)?.consent;
+    if (limit === 0) consent?.delete(from);
+    else consent?.set(from, limit);
+    return null;
+  }
+
+  /** The process that is to get a descriptor: by its token, or by its pid if it has accepted the sender. ESRCH, EPERM. */
   receiver(sender: Process, target: { token: string } | { pid: number }): Result<Process> {
     if ('token' in target) return this.byToken.get(target.token)?.process ?? notFound('a token that is not known');
     if (target.pid === this.kernel.init.pid) return this.kernel.init;
     const entry = this.byPid.get(target.pid);
-    if (entry === undefined) return notFound(String(target.pid));
-    if (entry.lease.kind === 'spawned' || entry.accepts.has(sender.pid)) return entry.process;
+    if (entry === undefined) return noSuchPid(target.pid);
+    if (entry.lease.kind === 'spawned' || takeConsent(entry.consent, sender.pid)) return entry.process;
     return new Failure('EPERM', 'RECEIVER_HAS_NOT_ACCEPTED', 'pidfd_getfd', {
       field: 'pid',
       given: String(target.pid),
@@ -104,12 +141,8 @@ export class ProcessRegistry {
     });
   }
 
-  byProcess(process: Process): { lease: Lease['kind'] | 'init' } {
-    return { lease: this.byPid.get(process.pid)?.lease.kind ?? 'init' };
-  }
-
   /** Ends a process and the children that live under its lease. `done` is called when the last of them has exited. */
-  end(process: Process, done: () => void = () => {}): void {
+  end(process: Process, status: number, done: () => void = () => {}): void {
     const ending = this.withInherited(process);
     let left = ending.length;
     for (const one of ending) {
@@ -119,6 +152,7 @@ export class ProcessRegistry {
         this.byToken.delete(entry.token);
       }
       this.kernel.exit(one, () => {
+        entry?.notify({ kind: 'exited', status });
         if (--left === 0) done();
       });
     }
@@ -129,11 +163,22 @@ export class ProcessRegistry {
     return [process, ...children.flatMap((entry) => this.withInherited(entry.process))];
   }
 
-  private add(process: Process, lease: Lease): { process: Process; token: string } {
+  private add(process: Process, lease: Lease): Holder {
     const token = Buffer.from(this.entropy.bytes(16)).toString('hex');
-    const entry: Entry = { process, token, lease, accepts: new Set() };
+    const entry: Entry = { process, token, lease, consent: new Map(), notify: () => {} };
     this.byPid.set(process.pid, entry);
     this.byToken.set(token, entry);
-    return { process, token };
+    return entry;
   }
 }
+
+const takeConsent = (consent: Consent, from: number): boolean => {
+  for (const key of [from, 'any'] as const) {
+    const left = consent.get(key);
+    if (left === undefined) continue;
+    if (left === 1) consent.delete(key);
+    else consent.set(key, left - 1);
+    return true;
+  }
+  return false;
+};

@@ -37,6 +37,18 @@ export class FdTable {
     return fd;
   }
 
+  /**
+   * `replace_fd`: puts a file under `fd` itself; the table takes over the caller's reference. What was there is returned,
+   * with its reference, for the caller to drop. EBADF for a number that no descriptor can have.
+   */
+  replace(fd: number, file: File, closeOnExec: boolean): Result<File | null> {
+    if (fd < 0 || fd >= NOFILE)
+      return new Failure('EBADF', 'FD_OUT_OF_RANGE', 'replace_fd', { field: 'newfd', given: String(fd), limit: String(NOFILE) });
+    const before = this.open.get(fd)?.file ?? null;
+    this.open.set(fd, { file, closeOnExec });
+    return before;
+  }
+
   /** True if `install` would succeed: KVM reserves a number before it makes the object. */
   get full(): boolean {
     return this.reserve() === null;

@@ -79,6 +79,10 @@ export class File {
     public flags: number,
   ) {}
 
+  get referenceCount(): number {
+    return this.references;
+  }
+
   /** `get_file`. */
   get(): this {
     if (this.references === 0) throw new Error(`${this.ops.name}: reference taken after release`);

@@ -41,6 +41,27 @@ export function* dup(current: Task, fd: number): MightSleep<Result<number>> {
 }
 
 /**
+ * `dup3`: the same file under `newFd`, which is closed first if it is open. EINVAL: both numbers are the same, or flags
+ * other than O_CLOEXEC; EBADF: `fd` is not open, or `newFd` is no possible number.
+ */
+export function* dup3(current: Task, fd: number, newFd: number, flags: number): MightSleep<Result<number>> {
+  const { files } = current.process;
+  if ((flags & ~OPEN.CLOEXEC) !== 0)
+    return new Failure('EINVAL', 'DUP_FLAGS', 'ksys_dup3', {
+      field: 'flags',
+      given: `0x${flags.toString(16)}`,
+      allowed: 'O_CLOEXEC',
+    });
+  if (fd === newFd) return new Failure('EINVAL', 'DUP_ONTO_ITSELF', 'ksys_dup3', { field: 'newfd', given: String(newFd) });
+  const file = files.get(fd, 'ksys_dup3');
+  if (failed(file)) return file;
+  const before = files.replace(newFd, file.get(), (flags & OPEN.CLOEXEC) !== 0);
+  if (failed(before)) yield* file.put(current);
+  else if (before !== null) yield* before.put(current);
+  return failed(before) ? before : newFd;
+}
+
+/**
  * What SCM_RIGHTS or pidfd_getfd do: the receiver gets a descriptor of the caller's file, close-on-exec as pidfd_getfd
  * has it. Whether it wants one is not asked here. Returns the receiver's number.
  */
