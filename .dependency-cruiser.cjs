@@ -57,7 +57,8 @@ module.exports = {
     },
     {
       name: 'nothing-outside-below-rpc',
-      comment: 'The same seed and the same calls give the same bytes: no clock, file, network or process. (module: to load a library.)',
+      comment:
+        'The same seed and the same calls give the same bytes: no clock, file, network or process. (module: to load a library.)',
       severity: 'error',
       from: { path: BELOW_RPC },
       to: { dependencyTypes: ['core'], pathNot: '^(node:)?(crypto|module)$' },
