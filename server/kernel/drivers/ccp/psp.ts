@@ -1,0 +1,92 @@
+import { INIT, INIT_OPTION_ES } from '../../../hardware/amd/command-buffers.js';
+import { COMMAND, type CommandName } from '../../../hardware/amd/command-ids.js';
+import type { AmdPlatform } from '../../../hardware/amd/platform.js';
+import type { PlatformStateKind } from '../../../hardware/amd/platform-state.js';
+import { STATUS, type Status, statusName } from '../../../hardware/amd/status.js';
+import type { Dram } from '../../../hardware/dram.js';
+import { hpa } from '../../../hardware/units.js';
+import { Failure, failed, type Result } from '../../failure.js';
+import { FirmwareBuffers } from './firmware-buffers.js';
+
+/**
+ * The trusted memory region for SEV-ES: 1 MiB, aligned to its size, below the memory that the page allocator hands out.
+ * Only the CPU and the secure processor use it.
+ */
+const TMR = { address: 0x10_0000, length: 0x10_0000 } as const;
+
+/** What is said of a firmware status other than SUCCESS. */
+export const firmwareFailure = (command: CommandName, status: Status, kernelRef: string): Failure =>
+  new Failure('EIO', `FIRMWARE_${statusName(status)}`, kernelRef, { command }, status);
+
+/**
+ * `psp_master`: the driver of the secure processor (drivers/crypto/ccp/sev-dev.c). It owns the mailbox. A command never
+ * waits here, so the mutex that serialises the mailbox's users has nobody to hold off.
+ */
+export class Psp {
+  readonly buffers: FirmwareBuffers;
+
+  constructor(
+    private readonly amd: AmdPlatform,
+    dram: Dram,
+    /** Guests may be SEV-ES: INIT says so to the firmware. */
+    private readonly es: boolean,
+  ) {
+    this.buffers = FirmwareBuffers.allocate(dram);
+  }
+
+  get platformState(): PlatformStateKind {
+    return this.amd.processor.state;
+  }
+
+  /** `sev_do_cmd`: `data`, the command's buffer, takes the outputs, also after a failure. */
+  command(name: CommandName, data: Uint8Array | null = null): Status {
+    if (data === null) return this.amd.processor.issue(COMMAND[name], hpa(0));
+    const address = this.buffers.command;
+    this.buffers.write(address, data);
+    const status = this.amd.processor.issue(COMMAND[name], address);
+    data.set(this.buffers.read(address, data.length));
+    return status;
+  }
+
+  /** `sev_do_cmd` with the errno: EIO where the status is not SUCCESS. */
+  run(name: CommandName, data: Uint8Array | null, kernelRef: string): Failure | null {
+    const status = this.command(name, data);
+    return status === STATUS.SUCCESS ? null : firmwareFailure(name, status, kernelRef);
+  }
+
+  /** `__sev_platform_init_locked`: INIT at first use, then the flush that must come before the first ACTIVATE. */
+  platformInit(): Failure | null {
+    if (this.platformState !== 'uninit') return null;
+    let status = this.init();
+    // The firmware has found its persistent state damaged and reset it: the second attempt succeeds.
+    if (status === STATUS.SECURE_DATA_INVALID) status = this.init();
+    if (status !== STATUS.SUCCESS) return firmwareFailure('INIT', status, '__sev_platform_init_locked');
+    return this.dfFlush();
+  }
+
+  /** `sev_flush_asids`' hardware part: WBINVD on all CPUs, then DF_FLUSH. All dirty ASIDs are usable afterwards. */
+  dfFlush(): Failure | null {
+    this.amd.wbinvdOnAllCpus();
+    return this.run('DF_FLUSH', null, 'sev_guest_df_flush');
+  }
+
+  /** Runs `body` with the platform initialised, and shuts it down again if it was not before (`/dev/sev` key commands). */
+  withPlatform<T>(body: () => Result<T>): Result<T> {
+    const before = this.platformState;
+    const failure = this.platformInit();
+    if (failed(failure)) return failure;
+    const result = body();
+    if (before === 'uninit') this.command('SHUTDOWN');
+    return result;
+  }
+
+  private init(): Status {
+    const data = new Uint8Array(INIT.size);
+    if (this.es) {
+      INIT.options.set(data, INIT_OPTION_ES);
+      INIT.tmrPaddr.set(data, TMR.address);
+      INIT.tmrLength.set(data, TMR.length);
+    }
+    return this.command('INIT', data);
+  }
+}

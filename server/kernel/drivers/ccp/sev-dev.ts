@@ -1,0 +1,225 @@
+import { GET_ID, PDH_CERT_EXPORT, PEK_CERT_IMPORT, PEK_CSR, PLATFORM_STATUS } from '../../../hardware/amd/command-buffers.js';
+import { Failure, failed, type Result } from '../../failure.js';
+import { File, type FileOperations, type FileStat, OPEN } from '../../fs/file.js';
+import type { IoctlArg, UserCopy } from '../../fs/ioctl-arg.js';
+import type { Kernel } from '../../kernel.js';
+import type { Task } from '../../sched/task.js';
+import type { MightSleep } from '../../sched/wait.js';
+import { IOCTL } from '../../uapi/ioctls.js';
+import {
+  SEV_RET_NO_FW_CALL,
+  SEV_USER_CMD,
+  sev_issue_cmd,
+  sev_user_data_get_id,
+  sev_user_data_get_id2,
+  sev_user_data_pdh_cert_export,
+  sev_user_data_pek_cert_import,
+  sev_user_data_pek_csr,
+  sev_user_data_status,
+} from '../../uapi/sev-structs.js';
+import { SEV_FW_BLOB_MAX_SIZE } from './firmware-buffers.js';
+import type { Psp } from './psp.js';
+
+/** What a command of `/dev/sev` works on. */
+interface Call {
+  readonly psp: Psp;
+  readonly user: UserCopy;
+  /** User address of the command's own structure. */
+  readonly data: bigint;
+  readonly writable: boolean;
+}
+
+type Handler = (call: Call) => Failure | null;
+
+const invalid = (reason: string, kernelRef: string, field: string, given: number): Failure =>
+  new Failure('EINVAL', reason, kernelRef, { field, given: String(given) });
+
+const readOnly = (kernelRef: string): Failure =>
+  new Failure('EPERM', 'SEV_FD_READ_ONLY', kernelRef, { expected: 'open for writing' });
+
+/** `psp_copy_user_blob`. */
+const copyBlob = (user: UserCopy, field: string, address: bigint, length: number): Result<Uint8Array> => {
+  if (address === 0n || length === 0 || length > SEV_FW_BLOB_MAX_SIZE)
+    return invalid('BLOB_LENGTH', 'psp_copy_user_blob', field, length);
+  return user.copyIn(address, length);
+};
+
+const factoryReset: Handler = ({ psp, writable }) => {
+  if (!writable) return readOnly('sev_ioctl_do_reset');
+  if (psp.platformState === 'working')
+    return new Failure('EBUSY', 'PLATFORM_WORKING', 'sev_ioctl_do_reset', { state: psp.platformState });
+  if (psp.platformState === 'init') psp.command('SHUTDOWN');
+  return psp.run('PLATFORM_RESET', null, 'sev_ioctl_do_reset');
+};
+
+const platformStatus: Handler = ({ psp, user, data }) => {
+  const buffer = new Uint8Array(PLATFORM_STATUS.size);
+  return (
+    psp.run('PLATFORM_STATUS', buffer, 'sev_ioctl_do_platform_status') ??
+    user.copyOut(data, buffer.subarray(0, sev_user_data_status.size))
+  );
+};
+
+/** PEK_GEN and PDH_GEN. */
+const generate =
+  (command: 'PEK_GEN' | 'PDH_GEN'): Handler =>
+  ({ psp, writable }) =>
+    writable ? psp.withPlatform(() => psp.run(command, null, 'sev_ioctl_do_pek_pdh_gen')) : readOnly('sev_ioctl_do_pek_pdh_gen');
+
+const pekCsr: Handler = ({ psp, user, data, writable }) => {
+  const kernelRef = 'sev_ioctl_do_pek_csr';
+  if (!writable) return readOnly(kernelRef);
+  const bytes = user.copyIn(data, sev_user_data_pek_csr.size);
+  if (failed(bytes)) return bytes;
+  const given = sev_user_data_pek_csr.decode(bytes);
+  const query = given.address === 0n || given.length === 0;
+  if (!query && given.length > SEV_FW_BLOB_MAX_SIZE)
+    return new Failure('EFAULT', 'CSR_LENGTH', kernelRef, { field: 'length', given: String(given.length) });
+  return psp.withPlatform(() => {
+    const buffer = new Uint8Array(PEK_CSR.size);
+    const blob = psp.buffers.blob(0);
+    if (!query) {
+      PEK_CSR.csrPaddr.set(buffer, blob);
+      PEK_CSR.csrLength.set(buffer, given.length);
+    }
+    const refused = psp.run('PEK_CSR', buffer, kernelRef);
+    const length = PEK_CSR.csrLength.get(buffer);
+    const copied = user.copyOut(data, sev_user_data_pek_csr.encode({ address: given.address, length }));
+    if (copied !== null) return copied;
+    return refused ?? user.copyOut(given.address, psp.buffers.read(blob, length));
+  });
+};
+
+const pdhCertExport: Handler = ({ psp, user, data, writable }) => {
+  const kernelRef = 'sev_ioctl_do_pdh_export';
+  if (psp.platformState === 'uninit' && !writable) return readOnly(kernelRef);
+  const bytes = user.copyIn(data, sev_user_data_pdh_cert_export.size);
+  if (failed(bytes)) return bytes;
+  const given = sev_user_data_pdh_cert_export.decode(bytes);
+  const lengths = [given.pdh_cert_len, given.cert_chain_len];
+  const query = given.pdh_cert_address === 0n || given.cert_chain_address === 0n || lengths.includes(0);
+  if (!query && lengths.some((length) => length > SEV_FW_BLOB_MAX_SIZE))
+    return new Failure('EFAULT', 'CERTIFICATE_LENGTH', kernelRef, { given: lengths.join(',') });
+  return psp.withPlatform(() => {
+    const buffer = new Uint8Array(PDH_CERT_EXPORT.size);
+    if (!query) {
+      PDH_CERT_EXPORT.pdhCertPaddr.set(buffer, psp.buffers.blob(0));
+      PDH_CERT_EXPORT.pdhCertLength.set(buffer, given.pdh_cert_len);
+      PDH_CERT_EXPORT.certsPaddr.set(buffer, psp.buffers.blob(1));
+      PDH_CERT_EXPORT.certsLength.set(buffer, given.cert_chain_len);
+    }
+    const refused = psp.run('PDH_CERT_EXPORT', buffer, kernelRef);
+    const pdhLength = PDH_CERT_EXPORT.pdhCertLength.get(buffer);
+    const chainLength = PDH_CERT_EXPORT.certsLength.get(buffer);
+    const lengthsOut = { ...given, pdh_cert_len: pdhLength, cert_chain_len: chainLength };
+    return (
+      user.copyOut(data, sev_user_data_pdh_cert_export.encode(lengthsOut)) ??
+      refused ??
+      user.copyOut(given.pdh_cert_address, psp.buffers.read(psp.buffers.blob(0), pdhLength)) ??
+      user.copyOut(given.cert_chain_address, psp.buffers.read(psp.buffers.blob(1), chainLength))
+    );
+  });
+};
+
+const pekCertImport: Handler = ({ psp, user, data, writable }) => {
+  const kernelRef = 'sev_ioctl_do_pek_import';
+  if (!writable) return readOnly(kernelRef);
+  const bytes = user.copyIn(data, sev_user_data_pek_cert_import.size);
+  if (failed(bytes)) return bytes;
+  const given = sev_user_data_pek_cert_import.decode(bytes);
+  const pek = copyBlob(user, 'pek_cert_address', given.pek_cert_address, given.pek_cert_len);
+  if (failed(pek)) return pek;
+  const oca = copyBlob(user, 'oca_cert_address', given.oca_cert_address, given.oca_cert_len);
+  if (failed(oca)) return oca;
+  return psp.withPlatform(() => {
+    psp.buffers.write(psp.buffers.blob(0), pek);
+    psp.buffers.write(psp.buffers.blob(1), oca);
+    const buffer = new Uint8Array(PEK_CERT_IMPORT.size);
+    PEK_CERT_IMPORT.pekCertPaddr.set(buffer, psp.buffers.blob(0));
+    PEK_CERT_IMPORT.pekCertLength.set(buffer, pek.length);
+    PEK_CERT_IMPORT.ocaCertPaddr.set(buffer, psp.buffers.blob(1));
+    PEK_CERT_IMPORT.ocaCertLength.set(buffer, oca.length);
+    return psp.run('PEK_CERT_IMPORT', buffer, kernelRef);
+  });
+};
+
+/** Issues GET_ID for `length` bytes of identity. */
+const readId = (psp: Psp, length: number, kernelRef: string): { refused: Failure | null; length: number; id: Uint8Array } => {
+  const buffer = new Uint8Array(GET_ID.size);
+  if (length > 0) {
+    GET_ID.idPaddr.set(buffer, psp.buffers.blob(0));
+    GET_ID.idLength.set(buffer, length);
+  }
+  const refused = psp.run('GET_ID', buffer, kernelRef);
+  const needed = GET_ID.idLength.get(buffer);
+  return { refused, length: needed, id: refused === null ? psp.buffers.read(psp.buffers.blob(0), needed) : new Uint8Array(0) };
+};
+
+/** Deprecated: two identities of fixed length, the second zero on a host with one socket. */
+const getId: Handler = ({ psp, user, data }) => {
+  const { refused, id } = readId(psp, sev_user_data_get_id.size, 'sev_ioctl_do_get_id');
+  return refused ?? user.copyOut(data, sev_user_data_get_id.encode({ socket1: id }));
+};
+
+const getId2: Handler = ({ psp, user, data }) => {
+  const kernelRef = 'sev_ioctl_do_get_id2';
+  const bytes = user.copyIn(data, sev_user_data_get_id2.size);
+  if (failed(bytes)) return bytes;
+  const given = sev_user_data_get_id2.decode(bytes);
+  if (given.length > SEV_FW_BLOB_MAX_SIZE) return invalid('ID_LENGTH', kernelRef, 'length', given.length);
+  const { refused, length, id } = readId(psp, given.address === 0n ? 0 : given.length, kernelRef);
+  return (
+    (refused === null ? user.copyOut(given.address, id) : null) ??
+    user.copyOut(data, sev_user_data_get_id2.encode({ address: given.address, length })) ??
+    refused
+  );
+};
+
+const HANDLERS: ReadonlyMap<number, Handler> = new Map([
+  [SEV_USER_CMD.FACTORY_RESET, factoryReset],
+  [SEV_USER_CMD.PLATFORM_STATUS, platformStatus],
+  [SEV_USER_CMD.PEK_GEN, generate('PEK_GEN')],
+  [SEV_USER_CMD.PEK_CSR, pekCsr],
+  [SEV_USER_CMD.PDH_GEN, generate('PDH_GEN')],
+  [SEV_USER_CMD.PDH_CERT_EXPORT, pdhCertExport],
+  [SEV_USER_CMD.PEK_CERT_IMPORT, pekCertImport],
+  [SEV_USER_CMD.GET_ID, getId],
+  [SEV_USER_CMD.GET_ID2, getId2],
+]);
+
+/** An open `/dev/sev` (drivers/crypto/ccp/sev-dev.c): the owner's commands on the platform, and KVM's proof of access. */
+export class SevFile implements FileOperations {
+  readonly name = '/dev/sev';
+
+  constructor(
+    private readonly psp: Psp,
+    private readonly inode: number,
+  ) {}
+
+  /** `sev_ioctl`. `error` is written back whatever happens; a firmware's refusal is EIO. */
+  // biome-ignore lint/correctness/useYield: an ioctl handler; the mailbox never makes it wait
+  *ioctl(_current: Task, file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+    if (request !== IOCTL.SEV_ISSUE_CMD)
+      return new Failure('EINVAL', 'UNKNOWN_IOCTL', 'sev_ioctl', { request: `0x${request.toString(16)}` });
+    const bytes = arg.user.copyIn(arg.value, sev_issue_cmd.size);
+    if (failed(bytes)) return bytes;
+    const command = sev_issue_cmd.decode(bytes);
+    const handler = HANDLERS.get(command.cmd);
+    if (handler === undefined) return invalid('SEV_COMMAND_UNKNOWN', 'sev_ioctl', 'cmd', command.cmd);
+    const writable = (file.flags & OPEN.ACCMODE) !== OPEN.RDONLY;
+    const failure = handler({ psp: this.psp, user: arg.user, data: command.data, writable });
+    const error = failure === null ? 0 : (failure.fwError ?? SEV_RET_NO_FW_CALL);
+    return arg.user.copyOut(arg.value, sev_issue_cmd.encode({ ...command, error })) ?? failure ?? 0;
+  }
+
+  stat(): FileStat {
+    return { size: 0, blksize: 4096, blocks: 0, inode: this.inode, mode: 0o020600 };
+  }
+}
+
+/** `sev_dev_init`: `/dev/sev` exists on a host with a secure processor. */
+export const sevDevInit = (kernel: Kernel): void => {
+  const { psp } = kernel;
+  if (psp === null) return;
+  kernel.devices.set('/dev/sev', (flags) => new File(new SevFile(psp, kernel.allocateInode()), flags));
+};

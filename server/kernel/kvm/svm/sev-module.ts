@@ -1,0 +1,56 @@
+import type { AmdPlatform } from '../../../hardware/amd/platform.js';
+import { SEV_FEATURE } from '../../../hardware/amd/vmsa.js';
+import type { Psp } from '../../drivers/ccp/psp.js';
+import type { Kernel } from '../../kernel.js';
+import { VM_TYPE, type Vm } from '../vm.js';
+import { AsidAllocator, asidSpan } from './asid.js';
+import { toSevInfo } from './sev-info.js';
+
+/** What kvm_amd knows of memory encryption on this host (`sev_hardware_setup`). */
+export interface SevModule {
+  readonly kernel: Kernel;
+  readonly amd: AmdPlatform;
+  readonly psp: Psp;
+  readonly asids: AsidAllocator;
+  /** SEV is there and not switched off: else every memory-encryption ioctl is ENOTTY. */
+  readonly enabled: boolean;
+  readonly esEnabled: boolean;
+  /** `sev_supported_vmsa_features`: what KVM_SEV_INIT2 may ask for on SEV-ES guests. */
+  readonly vmsaFeatures: bigint;
+}
+
+/** Bit n: VM type n has an encryption context of its own that this host offers. */
+export const sevVmTypes = ({ enabled, esEnabled }: SevModule): number =>
+  (enabled ? 1 << VM_TYPE.SEV : 0) | (esEnabled ? 1 << VM_TYPE.SEV_ES : 0);
+
+export const createSevModule = (kernel: Kernel): SevModule => {
+  const { amd, psp, config } = kernel;
+  if (amd === null || psp === null) throw new Error('kvm_amd needs an AMD host');
+  const { range } = amd.asidKeys;
+  const es = asidSpan(range, true);
+  return {
+    kernel,
+    amd,
+    psp,
+    asids: new AsidAllocator({
+      range,
+      flush: () => psp.dfFlush(),
+      onAllocate: (id) => kernel.sanitizer.contexts.asidAllocated(id),
+    }),
+    enabled: config.sev.enabled,
+    esEnabled: config.sev.enabled && config.sev.es && es.first <= es.last,
+    vmsaFeatures: SEV_FEATURE.DEBUG_SWAP,
+  };
+};
+
+/**
+ * `sev_writeback_caches`: WBINVD on every CPU that ran the guest, before encrypted memory goes back to the host. A guest
+ * that never ran has no line in any cache.
+ */
+export const writebackCaches = ({ amd, kernel }: SevModule, vm: Vm): void => {
+  const cpus = toSevInfo(vm).haveRunCpus?.cpus;
+  if (cpus === undefined || cpus.size === 0) return;
+  for (const cpu of cpus) amd.wbinvd(cpu);
+  const key = amd.asidKeys.keyOf(toSevInfo(vm).asid);
+  if (key !== null) kernel.dram.writebackLinesOf(key);
+};

@@ -1,0 +1,44 @@
+import type { AmdPlatform } from '../../hardware/amd/platform.js';
+import type { Vm } from '../kvm/vm.js';
+import type { PageAllocator } from '../mm/page.js';
+import { CarriedState } from './carried-state.js';
+import { EncryptionContexts } from './encryption-contexts.js';
+import type { Findings } from './findings.js';
+import { GuestFrames } from './guest-frames.js';
+import { Leaks } from './leaks.js';
+
+/**
+ * The ledgers that the kernel's objects keep, and the checks that run after every call. None of them knows which
+ * post-move policy is in force: they see what happens to contexts, frames, registers and memory.
+ */
+export class Sanitizer {
+  readonly contexts: EncryptionContexts;
+  readonly frames: GuestFrames;
+  readonly carried: CarriedState;
+  readonly leaks: Leaks;
+
+  constructor(
+    readonly findings: Findings,
+    pages: PageAllocator,
+    amd: AmdPlatform | null,
+    private readonly vms: ReadonlyMap<number, Vm>,
+  ) {
+    this.contexts = new EncryptionContexts(findings, amd?.asidKeys ?? null);
+    this.frames = new GuestFrames(findings, this.contexts);
+    this.carried = new CarriedState(findings);
+    this.leaks = new Leaks(findings, amd?.processor ?? null);
+    pages.onFree = (frame) => this.frames.freed(frame);
+    pages.onCopy = (from, mm) => this.frames.copied(from, mm);
+  }
+
+  /** A call on a VM (null: on none) begins; findings name it, and the calls before it. */
+  callBegins(text: string, vm: number | null): void {
+    this.findings.note(text, vm);
+    this.frames.callBegins();
+  }
+
+  /** A call is over, and whatever it has set free has been set free. */
+  callEnded(): void {
+    this.leaks.callEnded(this.vms.size);
+  }
+}
