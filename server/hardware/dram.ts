@@ -1,4 +1,4 @@
-import { PAGE_SIZE, type Pfn, pfn, pfnToHpa, type Hpa } from './units.js';
+import { type Hpa, PAGE_SIZE, type Pfn, pfn, pfnToHpa } from './units.js';
 
 /**
  * A key of the memory encryption engine, as the memory controller holds it for one ASID or HKID. `sealPage` and

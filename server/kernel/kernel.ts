@@ -2,11 +2,14 @@ import type { AmdPlatform } from '../hardware/amd/platform.js';
 import type { CostLedger } from '../hardware/costs.js';
 import type { Dram } from '../hardware/dram.js';
 import type { Entropy } from '../hardware/entropy.js';
+import { MiscController } from './cgroup/misc.js';
 import type { Clock } from './clock.js';
 import type { HostConfig } from './config.js';
+import { Psp } from './drivers/ccp/psp.js';
 import type { Result } from './failure.js';
 import { failed } from './failure.js';
 import { FdTable } from './fs/fd-table.js';
+import type { File } from './fs/file.js';
 import { KmemOwner } from './kmem.js';
 import type { PostMovePolicy } from './kvm/post-move/policy.js';
 import type { Vm } from './kvm/vm.js';
@@ -16,9 +19,11 @@ import type { PageAllocator } from './mm/page.js';
 import type { PageProvider } from './mm/page-provider.js';
 import { Process } from './process/process.js';
 import type { Findings } from './sanitizer/findings.js';
+import { Sanitizer } from './sanitizer/sanitizer.js';
 import type { Scheduler } from './sched/scheduler.js';
 import type { Task } from './sched/task.js';
 import type { MightSleep } from './sched/wait.js';
+import { TimerQueue } from './timer.js';
 
 const INIT_PID = 1;
 const KTHREADD_PID = 2;
@@ -48,6 +53,14 @@ export class Kernel implements KernelParts {
   readonly clock: Clock;
   readonly findings: Findings;
   readonly amd: AmdPlatform | null;
+  /** `psp_master`: the driver of the secure processor; null on an Intel host. */
+  readonly psp: Psp | null;
+  readonly miscCgroups: MiscController;
+  readonly sanitizer: Sanitizer;
+  /** What can be opened, by path (`misc_register`); the argument is the access mode and O_NONBLOCK. */
+  readonly devices = new Map<string, (flags: number) => Result<File>>();
+  /** Every armed timer; whoever drives the host advances it. */
+  readonly timers = new TimerQueue();
   /** Kernel memory that belongs to no VM or process. */
   readonly kmem = new KmemOwner('kernel');
   /** Process 1: whoever names no process acts as it. */
@@ -78,6 +91,13 @@ export class Kernel implements KernelParts {
       findings: this.findings,
       amd: this.amd,
     } = parts);
+    const { sev } = this.config;
+    this.psp = this.amd === null ? null : new Psp(this.amd, this.dram, sev.es);
+    this.miscCgroups = new MiscController({
+      sev: Math.max(0, sev.asids - sev.minSevAsid + 1),
+      sev_es: Math.min(sev.asids, sev.minSevAsid - 1),
+    });
+    this.sanitizer = new Sanitizer(this.findings, this.pages, this.amd, this.vms);
     this.init = new Process(INIT_PID, new AddressSpace(this.pages), new FdTable(), null, 'init');
     this.kthreadd = new Process(KTHREADD_PID, null, new FdTable(), null, 'kthreadd');
     this.processes.set(INIT_PID, this.init);

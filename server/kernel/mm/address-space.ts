@@ -107,6 +107,16 @@ export class AddressSpace implements UserCopy {
     return uva(start);
   }
 
+  /** True if something is mapped in [start, end). */
+  overlaps(start: number, end: number): boolean {
+    return this.areas.some((area) => area.start < end && area.end > start);
+  }
+
+  /** True if all of [start, end) is mapped. */
+  covers(start: number, end: number): boolean {
+    return this.firstHole(start, end) >= end;
+  }
+
   munmap(start: number, length: number): Failure | null {
     const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
     if (start % PAGE_SIZE !== 0 || length <= 0 || start < 0 || end > TASK_SIZE)
@@ -264,6 +274,7 @@ export class AddressSpace implements UserCopy {
     const copy = this.copyPage(pte.page);
     if (failed(copy)) return copy;
     this.notify(pageNumber * PAGE_SIZE, (pageNumber + 1) * PAGE_SIZE, 'clear');
+    this.provider.copied?.(pte.page.frame, this);
     pte.page.put();
     this.ptes.set(pageNumber, { page: copy, writable: true });
     return copy;

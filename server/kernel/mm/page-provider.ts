@@ -1,4 +1,6 @@
+import type { Frame } from '../../hardware/dram.js';
 import type { Result } from '../failure.js';
+import type { AddressSpace } from './address-space.js';
 import type { Page } from './page.js';
 
 /**
@@ -8,6 +10,8 @@ import type { Page } from './page.js';
 export interface PageProvider {
   /** A zeroed page with one reference. */
   allocate(): Result<Page>;
+  /** An address space has replaced a page by a copy of it, at another address. */
+  copied?(from: Frame, mm: AddressSpace): void;
   /** A system call of the process begins. */
   enter?(): void;
   /** A system call of the process is over. */

@@ -1,5 +1,6 @@
 import type { Dram, Frame } from '../../hardware/dram.js';
 import { Failure, type Result } from '../failure.js';
+import type { AddressSpace } from './address-space.js';
 import type { PageProvider } from './page-provider.js';
 
 /** `struct page`: a frame that the kernel has allocated, with its references and pins. */
@@ -32,6 +33,8 @@ export class Page {
 export class PageAllocator implements PageProvider {
   /** Called before a frame goes back to the host: the place to see what it still means to somebody. */
   onFree: (frame: Frame) => void = () => {};
+  /** Called when an address space replaces a page by a copy of it. */
+  onCopy: (from: Frame, mm: AddressSpace) => void = () => {};
 
   constructor(private readonly dram: Dram) {}
 
@@ -39,6 +42,10 @@ export class PageAllocator implements PageProvider {
     const frame = this.dram.allocate();
     if (frame === null) return new Failure('ENOMEM', 'HOST_MEMORY_EXHAUSTED', 'alloc_pages', { frames: String(this.dram.total) });
     return new Page(frame, this);
+  }
+
+  copied(from: Frame, mm: AddressSpace): void {
+    this.onCopy(from, mm);
   }
 
   free(page: Page): void {
