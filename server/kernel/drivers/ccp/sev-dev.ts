@@ -197,7 +197,6 @@ export class SevFile implements FileOperations {
   ) {}
 
   /** `sev_ioctl`. `error` is written back whatever happens; a firmware's refusal is EIO. */
-  // biome-ignore lint/correctness/useYield: an ioctl handler; the mailbox never makes it wait
   *ioctl(_current: Task, file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
     if (request !== IOCTL.SEV_ISSUE_CMD)
       return new Failure('EINVAL', 'UNKNOWN_IOCTL', 'sev_ioctl', { request: `0x${request.toString(16)}` });

@@ -54,7 +54,6 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
         : null,
     enterGuest: (vcpu) => enterGuest(module, vcpu),
     leaveGuest: (vcpu, exit) => leaveGuest(module, vcpu, exit),
-    // biome-ignore lint/correctness/useYield: other vendors' exits may have to wait
     *handleVendorExit(_current, vcpu, { kind }) {
       if (kind !== 'vmgexit') throw new Error(`${kind} exits on no AMD host`);
       const turn = handleVmgexit(vcpu);
