@@ -77,7 +77,14 @@ describe('the timers of a kernel', () => {
       fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
         const queue = new TimerQueue();
         const fired: number[] = [];
-        const timers = Array.from({ length: 16 }, (_, index) => new KernelTimer(queue, () => (fired.push(index), null)));
+        const timers = Array.from(
+          { length: 16 },
+          (_, index) =>
+            new KernelTimer(queue, () => {
+              fired.push(index);
+              return null;
+            }),
+        );
         const armed = new Map<number, { deadline: bigint; order: number }>();
         steps.forEach(({ timer, deadline, cancel }, order) => {
           if (cancel) {

@@ -165,13 +165,13 @@ describe('interprocessor interrupts', () => {
 
   it('reach APICs by logical id, flat and by cluster', () => {
     const { vcpus } = three();
-    vcpus.forEach(({ apic }, index) => writeApic(apic, APIC.LDR, 1 << (24 + index)));
+    for (const { apic } of vcpus) writeApic(apic, APIC.LDR, 1 << (24 + apic.id));
     ipi(vcpus[0], 0b110, LOGICAL | 0x41);
     expect(vcpus.map(takeInterrupt)).toEqual([-1, 0x41, 0x41]);
-    vcpus.forEach(({ apic }, index) => {
+    for (const { apic } of vcpus) {
       writeApic(apic, APIC.DFR, 0x0fff_ffff);
-      writeApic(apic, APIC.LDR, (0x20 | (1 << index)) << 24);
-    });
+      writeApic(apic, APIC.LDR, (0x20 | (1 << apic.id)) << 24);
+    }
     ipi(vcpus[0], 0x25, LOGICAL | 0x52);
     expect(vcpus.map(takeInterrupt)).toEqual([0x52, -1, 0x52]);
     ipi(vcpus[0], 0x35, LOGICAL | 0x63);
@@ -190,7 +190,7 @@ describe('interprocessor interrupts', () => {
 
   it('spread lowest priority by vector, over the APICs that software has enabled', () => {
     const { vcpus } = three();
-    vcpus.forEach(({ apic }, index) => writeApic(apic, APIC.LDR, 1 << (24 + index)));
+    for (const { apic } of vcpus) writeApic(apic, APIC.LDR, 1 << (24 + apic.id));
     ipi(vcpus[0], 0b111, LOGICAL | APIC_DM.LOWEST | 0x40);
     expect(vcpus.map(takeInterrupt)).toEqual([-1, 0x40, -1]);
     ipi(vcpus[0], 0b111, LOGICAL | APIC_DM.LOWEST | 0x51);
