@@ -39,7 +39,6 @@ const touchOutcome = (failure: Failure | null, data: Uint8Array): TouchOutcome =
 
 /** A system call that never waits, as a task. */
 const atOnce = <T>(body: (current: Task) => T) =>
-  // biome-ignore lint/correctness/useYield: it has the shape of one that may
   function* call(current: Task): MightSleep<T> {
     return body(current);
   };

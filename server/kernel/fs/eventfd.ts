@@ -80,7 +80,6 @@ export class EventFd implements FileOperations {
     return ANON_INODE_STAT;
   }
 
-  // biome-ignore lint/correctness/useYield: a release may sleep; this one need not
   *release(): MightSleep<void> {
     this.queue.wakeAll(POLL.HUP);
   }

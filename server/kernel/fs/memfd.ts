@@ -29,14 +29,12 @@ export class MemFd implements FileOperations {
     this.object = new ShmemObject(0, provider);
   }
 
-  // biome-ignore lint/correctness/useYield: a read may sleep; this one need not
   *read(_current: Task, file: File, length: number): MightSleep<Result<Uint8Array>> {
     const data = this.pread(_current, length, file.position);
     file.position += data.length;
     return data;
   }
 
-  // biome-ignore lint/correctness/useYield: a write may sleep; this one need not
   *write(current: Task, file: File, bytes: Uint8Array): MightSleep<Result<number>> {
     const written = this.pwrite(current, bytes, file.position);
     if (!failed(written)) file.position += written;
@@ -89,7 +87,6 @@ export class MemFd implements FileOperations {
   }
 
   /** `shmem_fallocate`: allocates pages, with KEEP_SIZE also beyond the end, or punches a hole. EOPNOTSUPP otherwise. */
-  // biome-ignore lint/correctness/useYield: an allocation may sleep; this one need not
   *fallocate(current: Task, mode: number, offset: number, length: number): MightSleep<Failure | null> {
     if ((mode & ~(FALLOC_FL.KEEP_SIZE | FALLOC_FL.PUNCH_HOLE)) !== 0)
       return new Failure('EOPNOTSUPP', 'FALLOCATE_MODE', 'shmem_fallocate', { field: 'mode', given: String(mode) });
@@ -122,7 +119,6 @@ export class MemFd implements FileOperations {
     };
   }
 
-  // biome-ignore lint/correctness/useYield: a release may sleep; this one need not
   *release(): MightSleep<void> {
     this.object.release();
   }

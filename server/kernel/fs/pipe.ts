@@ -90,7 +90,6 @@ class ReadEnd extends PipeEnd {
     return (this.pipe.length > 0 ? POLL.IN : 0) | (this.pipe.writers === 0 ? POLL.HUP : 0);
   }
 
-  // biome-ignore lint/correctness/useYield: a release may sleep; this one need not
   *release(): MightSleep<void> {
     this.pipe.readers--;
     this.pipe.queue.wakeAll(POLL.ERR);
@@ -124,7 +123,6 @@ class WriteEnd extends PipeEnd {
     return (this.pipe.room >= PIPE_BUF ? POLL.OUT : 0) | (this.pipe.readers === 0 ? POLL.ERR : 0);
   }
 
-  // biome-ignore lint/correctness/useYield: a release may sleep; this one need not
   *release(): MightSleep<void> {
     this.pipe.writers--;
     this.pipe.queue.wakeAll(POLL.HUP);
