@@ -1,25 +1,18 @@
 /**
- * Builds `dist/`: generates `gen/`, compiles everything, and bundles the daemon, since reading hundreds of small modules
- * is most of a cold start. What the daemon needs only later it imports lazily, and that becomes chunks of their own.
+ * Builds `dist/`: generates `gen/`, compiles everything, and bundles the daemon into one file with a code cache, since
+ * finding, reading and compiling hundreds of modules is most of a cold start.
  */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { build } from 'esbuild';
+import { writeCodeCache } from './build/code-cache.js';
 
 const OUT = 'dist';
-const PROGRAMS = ['client/cli/main.js', 'server/main.js', 'simkvmd.mjs'];
+const LAUNCHER = join(OUT, 'simkvmd.cjs');
 
 /** Loaded as they are: they find files beside themselves, and are imported lazily. */
 const EXTERNAL = ['@grpc/proto-loader', '@grpc/reflection', 'grpc-health-check', 'iced-x86', 'pino'];
-
-/** CommonJS modules in the bundle want `require`, and grpc-js looks for its protos from `__dirname` (channelz). */
-const BANNER = [
-  "import { createRequire as __createRequire } from 'node:module';",
-  "import { dirname as __dirnameOf } from 'node:path';",
-  'const require = __createRequire(import.meta.url);',
-  "const __dirname = __dirnameOf(require.resolve('@grpc/grpc-js'));",
-].join('\n');
 
 const run = (bin: string, ...args: string[]): void => {
   execFileSync(join('node_modules', '.bin', bin), args, { stdio: 'inherit' });
@@ -30,25 +23,26 @@ execFileSync(process.execPath, [join('tools', 'run.mjs'), 'generate'], { stdio: 
 run('tsc', '-p', 'tsconfig.json');
 
 mkdirSync(join(OUT, 'gen'), { recursive: true });
-for (const file of readdirSync('gen'))
-  if (/\.(js|d\.ts|binpb)$/.test(file)) copyFileSync(join('gen', file), join(OUT, 'gen', file));
+for (const file of readdirSync('gen')) if (/\.(js|d\.ts)$/.test(file)) copyFileSync(join('gen', file), join(OUT, 'gen', file));
 
 await build({
-  entryPoints: { simkvmd: join('server', 'main.ts') },
-  outdir: OUT,
-  outExtension: { '.js': '.mjs' },
-  chunkNames: 'chunks/[name]-[hash]',
+  entryPoints: [join('server', 'main.ts')],
+  outfile: join(OUT, 'simkvmd.bundle.js'),
   bundle: true,
-  splitting: true,
   platform: 'node',
   target: 'node20',
-  format: 'esm',
+  format: 'cjs',
   external: EXTERNAL,
+  // A script with a code cache cannot import; what is imported lazily is required lazily.
+  supported: { 'dynamic-import': false },
   // Identifiers stay: stack traces are for people.
   minifySyntax: true,
   minifyWhitespace: true,
-  banner: { js: BANNER },
+  define: { 'import.meta.url': 'bundleUrl' },
+  banner: { js: "const bundleUrl = require('node:url').pathToFileURL(__filename).href;" },
   logLevel: 'warning',
 });
 
-for (const program of PROGRAMS) chmodSync(join(OUT, program), 0o755);
+copyFileSync(join('tools', 'launcher.cjs'), LAUNCHER);
+for (const program of [LAUNCHER, join(OUT, 'client', 'cli', 'main.js')]) chmodSync(program, 0o755);
+await writeCodeCache(LAUNCHER);

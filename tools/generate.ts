@@ -14,6 +14,10 @@ const OUT = 'gen';
 const bin = (name: string): string => join('node_modules', '.bin', name);
 const write = (file: string, text: string): void => writeFileSync(join(OUT, file), text);
 
+const DESCRIPTORS_TYPES = `/** The contract as a serialized google.protobuf.FileDescriptorSet, comments included. Import it lazily: it is large. */
+export declare function descriptors(): Buffer;
+`;
+
 const PBJS_OPTIONS = [
   ['--target', join('tools', 'codegen', 'static-target.cjs')],
   ['--wrap', 'es6'],
@@ -37,7 +41,7 @@ rmSync(OUT, { recursive: true, force: true });
 mkdirSync(OUT);
 execFileSync(bin('pbjs'), [...PBJS_OPTIONS, ...PBJS_FLAGS.map((flag) => `--${flag}`), ...contractFiles()], { stdio: 'inherit' });
 copyFileSync(join('tools', 'codegen', 'wire.js'), join(OUT, 'wire.js'));
-execFileSync(bin('buf'), ['build', '--output', join(OUT, 'descriptor.binpb')], { stdio: 'inherit' });
+const descriptors = execFileSync(bin('buf'), ['build', '--output', '-#format=binpb'], { maxBuffer: 2 ** 26 });
 
 const contract = loadContract();
 write('messages.js', messagesModule(contract));
@@ -45,3 +49,6 @@ write('messages.d.ts', messagesTypes(contract));
 write('services.ts', servicesModule(contract));
 write('required.js', requiredModule(contract));
 write('required.d.ts', REQUIRED_TYPES);
+// As text, so that it is found wherever the module is: in gen/, in dist/gen/ and in the daemon's bundle.
+write('descriptors.js', `export const descriptors = () => Buffer.from('${descriptors.toString('base64')}', 'base64');\n`);
+write('descriptors.d.ts', DESCRIPTORS_TYPES);
