@@ -88,6 +88,11 @@ export class IrqRoutingTable {
     }
   }
 
+  /** Routes in all. */
+  get size(): number {
+    return this.entries;
+  }
+
   /** Kernel memory of the table. */
   get bytes(): number {
     return kvmallocSize(TABLE_BYTES + this.gsiCount * GSI_BYTES) + this.entries * ROUTE_BYTES;

@@ -6,6 +6,7 @@ import { copyStruct } from '../../copy-struct.js';
 import { REQUEST, type Vcpu } from '../../vcpu.js';
 import { KVM_APIC_REG_SIZE } from './apic-registers.js';
 import { lapicGetState, lapicSetState } from './lapic-state.js';
+import { setVapicAddr } from './vapic.js';
 
 /** The ioctls of a vCPU fd that are about interrupts (`kvm_arch_vcpu_ioctl`). */
 
@@ -65,6 +66,8 @@ export const irqVcpuIoctl = (vcpu: Vcpu, request: number, arg: IoctlArg): Result
       return setLapic(vcpu, arg);
     case IOCTL.KVM_INTERRUPT:
       return interrupt(vcpu, arg);
+    case IOCTL.KVM_SET_VAPIC_ADDR:
+      return setVapicAddr(vcpu, arg);
     default:
       return null;
   }

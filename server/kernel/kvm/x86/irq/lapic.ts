@@ -1,3 +1,4 @@
+import type { Gpa } from '../../../../hardware/units.js';
 import type { KmemCharge } from '../../../kmem.js';
 import { REQUEST } from '../../vcpu.js';
 import { apicBaseAddress, apicMode, type LapicMode, MSR_IA32_APICBASE_ENABLE, X2APIC_ENABLE } from './apic-base.js';
@@ -66,6 +67,8 @@ export class Lapic {
   pendingIoapicEoi = 0;
   /** KVM_INTERRUPT's vector with a split irqchip, for LVT0; -1: none (`pending_external_vector`). */
   pendingExternalVector = -1;
+  /** KVM_SET_VAPIC_ADDR; null: not set. */
+  vapicAddress: Gpa | null = null;
   /** LVT entries: CMCI depends on MCG_CAP. */
   lvtEntries = LVT_ENTRIES;
   private softwareEnabled = false;
