@@ -35,7 +35,7 @@ class Resampler {
   }
 
   free(): void {
-    kvmUnregisterIrqAckNotifier(this.vm, this.notifier);
+    kvmUnregisterIrqAckNotifier(this.vm, this);
     kvmSetIrq(this.vm, KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID, this.gsi, 0);
     this.charge.release();
   }
@@ -51,6 +51,8 @@ class Resampler {
 export class IrqFd {
   readonly charge: KmemCharge;
   resampler: Resampler | null = null;
+  /** Interrupts raised so far. */
+  injected = 0;
   /** Takes the waiter off the eventfd again. */
   removeWaiter: () => void = () => {};
 
@@ -65,6 +67,7 @@ export class IrqFd {
 
   /** `irqfd_inject`. Nothing here asks whether the VM is dead. */
   inject(): void {
+    this.injected++;
     if (this.resampler !== null) {
       kvmSetIrq(this.vm, KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID, this.gsi, 1);
       return;
