@@ -1,4 +1,4 @@
-/** Command ids of the SEV API, as `include/linux/psp-sev.h` numbers them (sev-firmware.md 2.3). */
+/** Command ids of the SEV API and the SEV-SNP ABI, as `include/linux/psp-sev.h` numbers them (sev-firmware.md 2.3, 2.9). */
 export const COMMAND = {
   INIT: 0x01,
   SHUTDOWN: 0x02,
@@ -35,6 +35,28 @@ export const COMMAND = {
   RECEIVE_FINISH: 0x53,
   DBG_DECRYPT: 0x60,
   DBG_ENCRYPT: 0x61,
+  SNP_INIT: 0x81,
+  SNP_SHUTDOWN: 0x82,
+  SNP_PLATFORM_STATUS: 0x83,
+  SNP_DF_FLUSH: 0x84,
+  SNP_INIT_EX: 0x85,
+  SNP_SHUTDOWN_EX: 0x86,
+  SNP_DECOMMISSION: 0x90,
+  SNP_ACTIVATE: 0x91,
+  SNP_GUEST_STATUS: 0x92,
+  SNP_GCTX_CREATE: 0x93,
+  SNP_GUEST_REQUEST: 0x94,
+  SNP_LAUNCH_START: 0xa0,
+  SNP_LAUNCH_UPDATE: 0xa1,
+  SNP_LAUNCH_FINISH: 0xa2,
+  SNP_DBG_DECRYPT: 0xb0,
+  SNP_DBG_ENCRYPT: 0xb1,
+  SNP_PAGE_MOVE: 0xc2,
+  SNP_PAGE_RECLAIM: 0xc7,
+  SNP_PAGE_UNSMASH: 0xc8,
+  SNP_CONFIG: 0xc9,
+  SNP_COMMIT: 0xcb,
+  SNP_VLEK_LOAD: 0xcd,
 } as const;
 
 export type CommandName = keyof typeof COMMAND;

@@ -42,7 +42,12 @@ const NO_BUFFER = new Uint8Array(0);
  * The order of checks of all commands: platform state, address of the command buffer, reserved bytes, then what the
  * command itself checks (sev-firmware.md 2.4).
  */
-function withBuffer(firmware: Firmware, address: Hpa, spec: BufferSpec | null, run: (buffer: Uint8Array) => Status): Status {
+export function withBuffer(
+  firmware: Firmware,
+  address: Hpa,
+  spec: BufferSpec | null,
+  run: (buffer: Uint8Array) => Status,
+): Status {
   if (spec === null) return run(NO_BUFFER);
   const buffer = firmware.memory.read(address, spec.struct.size, null);
   if (buffer === null) return STATUS.INVALID_ADDRESS;

@@ -8,6 +8,10 @@ import type { FirmwareVersion } from './launch-digest.js';
 import type { MemoryEncryptionEngine } from './memory-encryption.js';
 import type { PersistentStore } from './persistent-store.js';
 import type { PlatformState } from './platform-state.js';
+import type { Rmp } from './rmp.js';
+import type { SnpMsrs } from './snp/snp-msrs.js';
+import type { SnpConfig, SnpPlatform } from './snp/snp-platform.js';
+import type { Vlek } from './snp/versioned-keys.js';
 
 /** What the commands of the secure processor work on. */
 export interface Firmware {
@@ -15,6 +19,12 @@ export interface Firmware {
   readonly memory: FirmwareMemory;
   readonly engine: MemoryEncryptionEngine;
   readonly asidKeys: AsidKeys;
+  readonly rmp: Rmp;
+  readonly snpMsrs: SnpMsrs;
+  /** Whether simultaneous multithreading is on. */
+  readonly smt: boolean;
+  /** Family, model and stepping as CPUID function 1 has them. */
+  readonly fms: number;
   readonly charge: Charge;
   /** The random number generator: guest keys, nonces and initialisation vectors, in the order of the commands. */
   readonly random: Entropy;
@@ -31,6 +41,13 @@ export interface Firmware {
   /** The store of the last INIT or INIT_EX; PLATFORM_RESET erases it while the platform is UNINIT. */
   store: PersistentStore;
   platform: PlatformState;
+  snp: SnpPlatform;
+  snpConfig: SnpConfig;
+  /** Version of the trusted computing base that runs, and the one that cannot be rolled back. */
+  readonly currentTcb: bigint;
+  committedTcb: bigint;
+  /** Loaded by SNP_VLEK_LOAD. */
+  vlek: Vlek | null;
   /** The handle that the last guest got. */
   lastHandle: number;
 }

@@ -1,7 +1,9 @@
 import { createHash, type KeyObject } from 'node:crypto';
 import { type AmdCertificate, createAmdCertificate, endorse, parseAmdCertificate } from './amd-certificate.js';
 import { USAGE } from './certificates.js';
+import type { PublicKey } from './p384.js';
 import { loadArk, loadAsk } from './simulation-keys.js';
+import { authorityCertificate, type ReportKeySubject, reportKeyCertificate } from './snp/x509.js';
 
 /**
  * AMD's key distribution service for the simulated root: what a real operator downloads from AMD, and what the
@@ -16,9 +18,17 @@ export interface KeyDistribution {
   root(): AmdCertificate;
   /** The bundle that SEND_START takes: ASK, then ARK. */
   bundle(): Uint8Array;
+  /** ARK and ASK as X.509 certificates (DER), as SEV-SNP uses them. */
+  x509Chain(): { readonly ark: Uint8Array; readonly ask: Uint8Array };
+  /** The X.509 certificate (DER) of a key that signs reports. */
+  certifyReportKey(subject: ReportKeySubject, key: PublicKey, tcb: bigint): Uint8Array;
   /** A chip's CEK certificate with the ASK's signature. */
   endorseChip(cek: Uint8Array): Uint8Array;
 }
+
+/** Names of the simulated authorities in X.509. One ASK certifies both VCEKs and VLEKs. */
+const ARK_NAME = 'ARK-Milan';
+const ASK_NAME = 'SEV-Milan';
 
 const keyId = (name: string): Uint8Array => createHash('sha256').update(`simulated AMD ${name}`).digest().subarray(0, 16);
 
@@ -27,6 +37,7 @@ export function createKeyDistribution(): KeyDistribution {
   const arkId = keyId('ARK');
   let keys: { readonly ark: KeyObject; readonly ask: KeyObject } | null = null;
   let root: AmdCertificate | null = null;
+  let x509: { readonly ark: Uint8Array; readonly ask: Uint8Array } | null = null;
   let certificates: { readonly ark: Uint8Array; readonly ask: Uint8Array } | null = null;
 
   function load(): { readonly ark: KeyObject; readonly ask: KeyObject } {
@@ -52,6 +63,15 @@ export function createKeyDistribution(): KeyDistribution {
       return root;
     },
     bundle: () => Buffer.concat([make().ask, make().ark]),
+    x509Chain: () => {
+      const { ark, ask } = load();
+      x509 ??= {
+        ark: authorityCertificate(ARK_NAME, ark, ARK_NAME, ark),
+        ask: authorityCertificate(ASK_NAME, ask, ARK_NAME, ark),
+      };
+      return x509;
+    },
+    certifyReportKey: (subject, key, tcb) => reportKeyCertificate(subject, key, tcb, ASK_NAME, load().ask),
     endorseChip: (cek) => endorse(cek, load().ask),
   };
 }

@@ -6,6 +6,7 @@ import { createKeyDistribution, type KeyDistribution } from './key-distribution.
 import { createMemoryEncryptionEngine } from './memory-encryption.js';
 import { Rmp } from './rmp.js';
 import { SecureProcessor } from './secure-processor.js';
+import { SnpMsrs } from './snp/snp-msrs.js';
 
 export interface AmdPlatformOptions {
   readonly dram: Dram;
@@ -23,6 +24,8 @@ export interface AmdPlatform {
   readonly asidKeys: AsidKeys;
   /** The reverse map table; not consulted before SNP_INIT. */
   readonly rmp: Rmp;
+  /** The registers that must be right on every CPU before SNP_INIT. */
+  readonly snpMsrs: SnpMsrs;
   readonly keyDistribution: KeyDistribution;
   /** WBINVD on one CPU. Its own lines reach DRAM; the model of DRAM's dirty lines is cleared by `wbinvdOnAllCpus` only. */
   wbinvd(cpu: number): void;
@@ -35,11 +38,13 @@ export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPla
   const engine = createMemoryEncryptionEngine(entropy.fork('memory encryption tweaks'));
   const keyDistribution = createKeyDistribution();
   const rmp = new Rmp();
+  const snpMsrs = new SnpMsrs(cpus);
   const processor = new SecureProcessor({
     dram,
     engine,
     asidKeys,
     rmp,
+    snpMsrs,
     entropy: entropy.fork('secure processor'),
     charge,
     keyDistribution,
@@ -55,5 +60,5 @@ export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPla
     dram.writebackAll();
   }
 
-  return { processor, asidKeys, rmp, keyDistribution, wbinvd, wbinvdOnAllCpus };
+  return { processor, asidKeys, rmp, snpMsrs, keyDistribution, wbinvd, wbinvdOnAllCpus };
 }

@@ -1,7 +1,7 @@
 import type { Charge } from '../costs.js';
 import type { Dram } from '../dram.js';
-import type { Entropy } from '../entropy.js';
-import type { Asid, Hpa } from '../units.js';
+import { createEntropy, type Entropy } from '../entropy.js';
+import type { Asid, Hpa, Pfn } from '../units.js';
 import type { AsidKeys } from './asid-keys.js';
 import type { Command } from './command.js';
 import { COMMAND } from './command-ids.js';
@@ -26,6 +26,16 @@ import type { MemoryEncryptionEngine } from './memory-encryption.js';
 import { createFlashStore } from './persistent-store.js';
 import type { PlatformStateKind } from './platform-state.js';
 import type { Rmp } from './rmp.js';
+import { CPU_SIGNATURE } from './snp/attestation-report.js';
+import { snpGuestManagementCommands } from './snp/commands/snp-guest-management.js';
+import { snpGuestRequestCommands } from './snp/commands/snp-guest-request.js';
+import { snpLaunchCommands } from './snp/commands/snp-launch.js';
+import { snpPageCommands } from './snp/commands/snp-pages.js';
+import { snpPlatformCommands } from './snp/commands/snp-platform.js';
+import type { SnpGuestStateKind } from './snp/snp-guest.js';
+import type { SnpMsrs } from './snp/snp-msrs.js';
+import { encodeTcb, type TcbVersion } from './snp/tcb.js';
+import { VLEK_HASHSTICK_LENGTH, versionedChipKey, versionedLoadedKey, wrapVlek } from './snp/versioned-keys.js';
 import { STATUS, type Status } from './status.js';
 
 export interface SecureProcessorOptions {
@@ -33,6 +43,7 @@ export interface SecureProcessorOptions {
   readonly engine: MemoryEncryptionEngine;
   readonly asidKeys: AsidKeys;
   readonly rmp: Rmp;
+  readonly snpMsrs: SnpMsrs;
   /** Everything random, and the chip's own secret, come from here. */
   readonly entropy: Entropy;
   readonly charge: Charge;
@@ -51,7 +62,20 @@ export interface GuestSummary {
   readonly asid: Asid | null;
 }
 
+export interface SnpGuestSummary {
+  readonly page: Pfn;
+  /** Null before SNP_LAUNCH_START. */
+  readonly policy: bigint | null;
+  readonly state: SnpGuestStateKind;
+  /** Null while inactive. */
+  readonly asid: Asid | null;
+}
+
 const DEFAULT_VERSION: FirmwareVersion = { major: 1, minor: 55, build: 25 };
+/** Versions of the simulated part's boot loader, trusted execution environment, SNP firmware and microcode. */
+const TCB: TcbVersion = { bootLoader: 4, tee: 0, snp: 22, microcode: 213 };
+const { family, model, stepping } = CPU_SIGNATURE;
+const FMS = ((family - 0xf) << 20) | (0xf << 8) | ((model & 0xf) << 4) | stepping;
 const CHIP_SECRET_LENGTH = 32;
 const CHIP_ID_LENGTH = 64;
 
@@ -67,6 +91,11 @@ const commands: readonly Command[] = [
   ...receiveCommands,
   ...packetCommands,
   ...debugCommands,
+  ...snpPlatformCommands,
+  ...snpGuestManagementCommands,
+  ...snpLaunchCommands,
+  ...snpPageCommands,
+  ...snpGuestRequestCommands,
 ];
 
 const commandsById = new Map<number, Command>(commands.map((command) => [COMMAND[command.name], command]));
@@ -84,6 +113,7 @@ export class SecureProcessor {
     engine,
     asidKeys,
     rmp,
+    snpMsrs,
     entropy,
     charge,
     keyDistribution,
@@ -91,6 +121,7 @@ export class SecureProcessor {
   }: SecureProcessorOptions) {
     this.keyDistribution = keyDistribution;
     const chipSecret = entropy.fork('chip secret').bytes(CHIP_SECRET_LENGTH);
+    const tcb = encodeTcb(TCB);
     const cek = createChipEndorsementKey(chipSecret, version);
     const flash = createFlashStore();
     this.firmware = {
@@ -98,6 +129,10 @@ export class SecureProcessor {
       memory: new FirmwareMemory(dram, rmp),
       engine,
       asidKeys,
+      rmp,
+      snpMsrs,
+      smt: true,
+      fms: FMS,
       charge,
       random: entropy.fork('random number generator'),
       chipSecret,
@@ -108,6 +143,11 @@ export class SecureProcessor {
       flash,
       store: flash,
       platform: { kind: 'uninit' },
+      snp: { kind: 'uninit' },
+      snpConfig: { reportedTcb: tcb, maskChipId: false, maskChipKey: false },
+      currentTcb: tcb,
+      committedTcb: tcb,
+      vlek: null,
       lastHandle: 0,
     };
   }
@@ -133,8 +173,39 @@ export class SecureProcessor {
     return this.keyDistribution.endorseChip(this.firmware.cek.certificate());
   }
 
+  /** The X.509 certificate (DER) of the VCEK that signs reports now, as AMD's service gives it for GET_ID's id and the reported version. */
+  vcekCertificate(): Uint8Array {
+    const { chipSecret, chipId, snpConfig } = this.firmware;
+    const { publicKey } = versionedChipKey(chipSecret, snpConfig.reportedTcb);
+    return this.keyDistribution.certifyReportKey({ kind: 'VCEK', chipId }, publicKey, snpConfig.reportedTcb);
+  }
+
+  /** What AMD's service gives a customer for this chip: a wrapped hashstick for SNP_VLEK_LOAD, and the certificate (DER) of its key. */
+  orderVlek(cspId: string): { readonly wrapped: Uint8Array; readonly certificate: Uint8Array } {
+    const { chipSecret, snpConfig, currentTcb } = this.firmware;
+    const service = createEntropy(`VLEK of ${cspId}`);
+    const hashstick = service.bytes(VLEK_HASHSTICK_LENGTH);
+    const { publicKey } = versionedLoadedKey(hashstick, snpConfig.reportedTcb);
+    return {
+      wrapped: wrapVlek(chipSecret, { hashstick, tcb: currentTcb }, service.bytes(12)),
+      certificate: this.keyDistribution.certifyReportKey({ kind: 'VLEK', cspId }, publicKey, snpConfig.reportedTcb),
+    };
+  }
+
   get state(): PlatformStateKind {
     return this.firmware.platform.kind;
+  }
+
+  /** The SNP guests, by the page of their context, in the order of their creation. */
+  snpGuests(): SnpGuestSummary[] {
+    const { snp } = this.firmware;
+    if (snp.kind === 'uninit') return [];
+    return [...snp.guests.values()].map(({ page, state, activation }) => ({
+      page,
+      policy: state.kind === 'init' ? null : state.launch.policy,
+      state: state.kind,
+      asid: activation?.asid ?? null,
+    }));
   }
 
   /** The guest contexts that exist, in order of their handles. */

@@ -1,0 +1,140 @@
+import { PAGE_SIZE } from '../../../units.js';
+import { blob, struct, u32, u64 } from '../../byte-layout.js';
+import { type Command, input } from '../../command.js';
+import type { Firmware } from '../../firmware.js';
+import { deriveKey } from '../../kdf.js';
+import { STATUS, type Status } from '../../status.js';
+import { createReport, REPORT, type ReportSigner } from '../attestation-report.js';
+import { SNP_GUEST_REQUEST } from '../command-buffers.js';
+import { deriveGuestKey, GUEST_FIELDS_DEFINED, KEY_REQUEST } from '../derived-key.js';
+import { type GuestMessage, MESSAGE_TYPE, openMessage, parseMessage, sealMessage } from '../guest-message.js';
+import { snpGuestCommand } from '../snp-command.js';
+import type { SnpGuestStateOf } from '../snp-guest.js';
+import { decodeTcb, isTcbAtMost } from '../tcb.js';
+import { versionedChipKey, versionedLoadedKey } from '../versioned-keys.js';
+
+/** SNP_GUEST_REQUEST (sev-firmware.md 3.11): reports, derived keys and the time stamp counter's parameters. */
+
+type Running = SnpGuestStateOf<'running'>;
+
+const VMPL_MAX = 3;
+
+const REPORT_REQUEST = struct(96, { reportData: blob(0, 64), vmpl: u32(64), keySelect: u32(68) });
+const REPORT_RESPONSE = struct(32 + REPORT.size, { status: u32(0), reportSize: u32(4), report: blob(32, REPORT.size) });
+const KEY_RESPONSE = struct(64, { status: u32(0), key: blob(32, 32) });
+const TSC_INFO_REQUEST_LENGTH = 128;
+const TSC_INFO_RESPONSE = struct(128, { status: u32(0), tscScale: u64(8), tscOffset: u64(16), tscFactor: u32(24) });
+
+/** KEY_SEL of requests: VLEK if one is loaded, else VCEK; or one of them. */
+const KEY_SELECT = { ANY: 0, VCEK: 1, VLEK: 2 } as const;
+
+/** The key that a request selects, or null if this guest or platform does not have it. */
+function selectSigner({ chipSecret, snpConfig, vlek }: Firmware, { end }: Running, select: number): ReportSigner | null {
+  const useVlek = select === KEY_SELECT.VLEK || (select === KEY_SELECT.ANY && vlek !== null);
+  if (useVlek)
+    return vlek === null ? null : { kind: 'VLEK', key: () => versionedLoadedKey(vlek.hashstick, snpConfig.reportedTcb) };
+  return end.vcekDisabled ? null : { kind: 'VCEK', key: () => versionedChipKey(chipSecret, snpConfig.reportedTcb) };
+}
+
+/** A VMPL may speak for itself and for less privileged ones. */
+const mayActFor = (message: GuestMessage, vmpl: number): boolean => vmpl >= message.vmpck && vmpl <= VMPL_MAX;
+
+function answerReport(firmware: Firmware, state: Running, message: GuestMessage): Uint8Array | null {
+  const request = message.payload;
+  if (request.length !== REPORT_REQUEST.size || !REPORT_REQUEST.reservedIsZero(request)) return null;
+  const vmpl = REPORT_REQUEST.vmpl.get(request);
+  const select = REPORT_REQUEST.keySelect.get(request);
+  if (!mayActFor(message, vmpl) || select > KEY_SELECT.VLEK) return null;
+  const response = new Uint8Array(REPORT_RESPONSE.size);
+  const signer = selectSigner(firmware, state, select);
+  if (signer === null) {
+    REPORT_RESPONSE.status.set(response, STATUS.INVALID_KEY);
+    return response;
+  }
+  const { version, smt, currentTcb, committedTcb, chipId, snpConfig } = firmware;
+  const { reportedTcb, maskChipId, maskChipKey } = snpConfig;
+  const shownChipId = maskChipId ? new Uint8Array(chipId.length) : chipId;
+  const platform = { version, smt, currentTcb, committedTcb, reportedTcb, chipId: shownChipId, maskChipKey };
+  const reportData = REPORT_REQUEST.reportData.get(request);
+  REPORT_RESPONSE.reportSize.set(response, REPORT.size);
+  REPORT_RESPONSE.report.set(response, createReport({ reportData, vmpl }, state.launch, state.end, platform, signer));
+  return response;
+}
+
+const ROOT_VMRK = 1;
+
+function answerKey(firmware: Firmware, { launch, end }: Running, message: GuestMessage): Uint8Array | null {
+  const request = message.payload;
+  if (request.length !== KEY_REQUEST.size || !KEY_REQUEST.reservedIsZero(request)) return null;
+  const rootSelect = KEY_REQUEST.rootKeySelect.get(request);
+  const tcb = decodeTcb(KEY_REQUEST.tcbVersion.get(request));
+  const committed = decodeTcb(firmware.committedTcb);
+  if (rootSelect > ROOT_VMRK || (KEY_REQUEST.guestFieldSelect.get(request) & ~GUEST_FIELDS_DEFINED) !== 0n) return null;
+  if (!mayActFor(message, KEY_REQUEST.vmpl.get(request)) || KEY_REQUEST.guestSvn.get(request) > (end.idBlock?.guestSvn ?? 0))
+    return null;
+  if (tcb === null || committed === null || !isTcbAtMost(tcb, committed)) return null;
+  const root = rootSelect === ROOT_VMRK ? launch.vmrk : deriveKey(firmware.chipSecret, 'sev-versioned-chip-endorsement-key', 32);
+  const response = new Uint8Array(KEY_RESPONSE.size);
+  KEY_RESPONSE.key.set(response, deriveGuestKey(root, request, launch, end));
+  return response;
+}
+
+/** The counter of the simulated part is not scaled: a guest sees the host's. */
+function answerTscInfo(message: GuestMessage): Uint8Array | null {
+  if (message.payload.length !== TSC_INFO_REQUEST_LENGTH || message.payload.some((byte) => byte !== 0)) return null;
+  const response = new Uint8Array(TSC_INFO_RESPONSE.size);
+  TSC_INFO_RESPONSE.tscScale.set(response, 1n << 32n);
+  return response;
+}
+
+function answer(
+  firmware: Firmware,
+  state: Running,
+  message: GuestMessage,
+): { readonly type: number; readonly payload: Uint8Array } | null {
+  const answers: Readonly<Record<number, () => Uint8Array | null>> = {
+    [MESSAGE_TYPE.REPORT_REQ]: () => answerReport(firmware, state, message),
+    [MESSAGE_TYPE.KEY_REQ]: () => answerKey(firmware, state, message),
+    [MESSAGE_TYPE.TSC_INFO_REQ]: () => answerTscInfo(message),
+  };
+  const payload = answers[message.type]?.() ?? null;
+  return payload === null ? null : { type: message.type + 1, payload };
+}
+
+/** The last sequence number after which a request and its answer still have one each. */
+const SEQNO_MAX = 2n ** 64n - 3n;
+
+/**
+ * A message counts only if its sequence number is the successor of the last one; then it and its answer advance the
+ * counter by two. On a failure the counter stays, so a guest must repeat the very same message or give the key up.
+ * Which status a wrong number gets was observed to differ between firmware versions.
+ */
+const snpGuestRequest = snpGuestCommand({
+  name: 'SNP_GUEST_REQUEST',
+  states: ['running'],
+  buffer: input(SNP_GUEST_REQUEST),
+  run: ({ firmware, state, buffer }): Status => {
+    const { memory, rmp } = firmware;
+    const request = memory.frameAt(SNP_GUEST_REQUEST.requestPaddr.get(buffer));
+    const response = memory.frameAt(SNP_GUEST_REQUEST.responsePaddr.get(buffer));
+    if (request === null || response === null) return STATUS.INVALID_ADDRESS;
+    if (rmp.state(request.pfn) !== 'hypervisor') return STATUS.INVALID_PARAM;
+    const writable = memory.checkWrite([response.hpa, PAGE_SIZE]);
+    if (writable !== STATUS.SUCCESS) return writable;
+    const page = Uint8Array.from(request.view(null));
+    const envelope = parseMessage(page);
+    if (envelope === null) return STATUS.INVALID_PARAM;
+    const { launch } = state;
+    const key = launch.vmpcks[envelope.vmpck];
+    const last = launch.messageCounts[envelope.vmpck];
+    if (last > SEQNO_MAX) return STATUS.AEAD_OFLOW;
+    if (envelope.seqno !== last + 1n) return STATUS.INVALID_PARAM;
+    const message = openMessage(key, page);
+    const reply = message === null ? null : answer(firmware, state, message);
+    if (reply === null) return STATUS.INVALID_PARAM;
+    launch.messageCounts[envelope.vmpck] = envelope.seqno + 1n;
+    return memory.write(response.hpa, sealMessage(key, { ...reply, seqno: envelope.seqno + 1n, vmpck: envelope.vmpck }), null);
+  },
+});
+
+export const snpGuestRequestCommands: readonly Command[] = [snpGuestRequest];
