@@ -48,7 +48,9 @@ export class VcpuFile implements FileOperations, MemoryObject {
     try {
       const { life } = vcpu.vm;
       const refused = life.kind === 'moved' ? life.policy.admitVcpuLocked(vcpu) : null;
-      return refused ?? (yield* vcpuIoctl(current, vcpu, request, arg));
+      const result = refused ?? (yield* vcpuIoctl(current, vcpu, request, arg));
+      if (!failed(result)) vcpu.vm.kernel.sanitizer.carried.reported(vcpu, request);
+      return result;
     } finally {
       vcpu.mutex.unlock(current);
     }
@@ -88,6 +90,7 @@ export class VcpuFile implements FileOperations, MemoryObject {
   }
 
   *release(current: Task): MightSleep<void> {
+    this.vcpu.fileOpen = false;
     yield* this.vcpu.vm.put(current);
   }
 

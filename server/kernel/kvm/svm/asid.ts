@@ -56,9 +56,9 @@ export class AsidAllocator {
     cgroup.uncharge(miscResource(es));
   }
 
-  /** ASIDs that some VM has. */
-  get inUse(): number {
-    return this.allocated.size - this.reclaimable.size;
+  /** Freed ASIDs that wait for a flush. */
+  get toReclaim(): number {
+    return this.reclaimable.size;
   }
 
   /** `__sev_recycle_asids`: one flush for all freed ASIDs of whatever class, if the wanted class has any. */

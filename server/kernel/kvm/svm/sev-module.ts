@@ -39,7 +39,7 @@ export const createSevModule = (kernel: Kernel): SevModule => {
     }),
     enabled: config.sev.enabled,
     esEnabled: config.sev.enabled && config.sev.es && es.first <= es.last,
-    vmsaFeatures: SEV_FEATURE.DEBUG_SWAP,
+    vmsaFeatures: config.sev.enabled && config.sev.es ? SEV_FEATURE.DEBUG_SWAP : 0n,
   };
 };
 

@@ -162,6 +162,7 @@ function* moveLocked(move: Move, charge: CgroupCharge): MightSleep<Failure | nul
 
   const { sanitizer } = module.kernel;
   sanitizer.carried.moving(source, destination, (vcpu) => toSvm(vcpu).guestStateProtected);
+  sanitizer.interrupts.moving(source, destination);
   transferVm(move, mask, charge);
   yield* transferMirrors(move);
   sanitizer.contexts.moved(source, destination);

@@ -1,6 +1,7 @@
 import { C_BIT_POSITION } from '../../../hardware/amd/firmware-memory.js';
 import { Failure } from '../../failure.js';
 import type { Kernel } from '../../kernel.js';
+import { KVM_X86_SEV } from '../../uapi/constants.js';
 import { VM_TYPE, type VmType } from '../vm.js';
 import type { KvmX86Ops } from '../x86/ops.js';
 import { deliverSipi } from './ap-reset-hold.js';
@@ -85,6 +86,12 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
       kernel.sanitizer.frames.accessed(vcpu, page, access);
       return page;
     },
+    sevAttribute: (attr) => {
+      if (attr === KVM_X86_SEV.VMSA_FEATURES) return module.vmsaFeatures;
+      // SEV-SNP is not offered: no bit of its policy is supported, and no guest can ask for certificates.
+      return attr === KVM_X86_SEV.SNP_POLICY_BITS || attr === KVM_X86_SEV.SNP_REQ_CERTS ? 0n : null;
+    },
+    asidsToReclaim: () => module.asids.toReclaim,
     guestMemoryReclaimed: (vm) => {
       if (toSevInfo(vm).active) writebackCaches(module, vm);
     },

@@ -73,6 +73,7 @@ export const enterGuest = (module: SevModule, vcpu: Vcpu): VendorExit => {
   if (svm.vmcb.sevEsEnabled) state.ghcb = svm.vmcb.ghcb ?? 0n;
   state.writeMsr(Msr.SEV_STATUS, sevStatus(vcpu, svm));
   module.kernel.sanitizer.carried.entered(vcpu);
+  module.kernel.sanitizer.interrupts.entered(vcpu);
   return { kind: 'handled' };
 };
 

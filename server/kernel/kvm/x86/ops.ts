@@ -93,6 +93,10 @@ export interface KvmX86Ops {
   checkMapping?(vcpu: Vcpu, address: Gpa, page: MappedPage, access: MemoryAccess): MappedPage | NestedFault;
   /** `guest_memory_reclaimed`: cache writeback where encrypted memory went back to the host. */
   guestMemoryReclaimed(vm: Vm): void;
+  /** `dev_get_attr` of group KVM_X86_GRP_SEV on `/dev/kvm`; null: there is no such attribute. */
+  sevAttribute?(attr: number): bigint | null;
+  /** ASIDs that are freed and wait for a flush. */
+  asidsToReclaim?(): number;
   /** `get_cpl`-independent: can this VM type be made at all, for KVM_CREATE_VM's EINVAL. */
   isVmTypeSupported(type: number): type is VmType;
 }
