@@ -59,8 +59,7 @@ const CR4_BY_FEATURE: readonly (readonly [number, CpuidFeature])[] = [
   [Cr4.SMAP, 'SMAP'],
 ];
 /** `cr4_reserved_bits`: what the host itself cannot do. There is no five-level paging, and no PCID or PKU in the CPU's subset. */
-export const HOST_CR4_RESERVED =
-  ~(CR4_ALWAYS | Cr4.UMIP | Cr4.FSGSBASE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP) >>> 0;
+export const HOST_CR4_RESERVED = ~(CR4_ALWAYS | Cr4.UMIP | Cr4.FSGSBASE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP) >>> 0;
 
 /** What KVM_SET_CPUID2 has set (`vcpu->arch.cpuid_entries`), and what follows from it. */
 export class Cpuid {

@@ -77,18 +77,12 @@ export const setGuestDebug = (vcpu: Vcpu, arg: IoctlArg): Result<number> => {
   return 0;
 };
 
-/** Linear address of the next instruction. */
-const linearRip = ({ arch }: Vcpu): bigint => {
-  const { state } = arch;
-  return state.code64 ? state.rip : (state.segment('cs').base + state.rip) & 0xffff_ffffn;
-};
-
 /** KVM_EXIT_DEBUG. `dr6`: the reasons, for a debug exception. */
 export const exitDebug = (vcpu: Vcpu, exception: number, dr6: number): Turn => {
-  const { run, state } = vcpu.arch;
+  const { run, state, cpu } = vcpu.arch;
   run.exit(KVM_EXIT.DEBUG, kvm_run__debug, {
     exception,
-    pc: linearRip(vcpu),
+    pc: cpu.linearRip,
     dr6: BigInt((dr6 | DR6_FIXED) >>> 0),
     dr7: state.debugRegister(DR7),
   });
@@ -104,9 +98,13 @@ export const debugException = (vcpu: Vcpu, dr6: number): Turn => {
   return 'again';
 };
 
-/** `kvm_skip_emulated_instruction`: KVM has done what the instruction does. A single step ends here too. */
+/**
+ * `kvm_skip_emulated_instruction`: KVM has done what the instruction does. A single step ends here too. KVM cannot move
+ * the RIP of a protected vCPU; its CPU does.
+ */
 export const skipEmulatedInstruction = (vcpu: Vcpu): Turn => {
   const { arch } = vcpu;
+  if (vcpu.vm.kernel.ops.guestStateProtected(vcpu)) return 'again';
   arch.cpu.skipInstruction();
   if ((arch.guestDebug.control & KVM_GUESTDBG.SINGLESTEP) !== 0) return exitDebug(vcpu, Vector.DB, DR6_BS);
   if ((arch.state.rflags & BigInt(Rflags.TF)) === 0n) return 'again';

@@ -1,9 +1,9 @@
-
 import type { EmulationBus, MemoryAccess, Segment, SegmentName } from '../../../hardware/cpu/types.js';
 import { type Gpa, gpaToGfn } from '../../../hardware/units.js';
 import { KVM_EXIT, KVM_EXIT_IO } from '../../uapi/constants.js';
 import { kvm_run__mmio } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
+import { takeBackEvent } from './inject.js';
 import { kernelMmioRead, kernelMmioWrite } from './mmio.js';
 import { exitPio, kernelPioRead, kernelPioWrite, takePioData } from './pio.js';
 import type { Completion, Turn } from './vcpu-arch.js';
@@ -107,6 +107,7 @@ export class Emulation implements EmulationBus {
     arch.stat.insn_emulation++;
     const rip = arch.state.rip;
     const result = this.thaw(() => arch.cpu.emulate(this));
+    takeBackEvent(this.vcpu);
     switch (result.kind) {
       case 'pending':
         return this.pending(failure);
@@ -206,4 +207,3 @@ export const completion = (kind: Completion['kind'], wantsData: boolean, then: (
     return then();
   },
 });
-

@@ -21,8 +21,7 @@ export const interruptAllowed = ({ arch }: Vcpu): boolean =>
   interruptFlag(arch.cpu.state.rflags) && arch.cpu.state.interruptShadow === 'none';
 
 /** `nmi_allowed`. */
-export const nmiAllowed = ({ arch }: Vcpu): boolean =>
-  !arch.cpu.state.nmiBlocked && arch.cpu.state.interruptShadow === 'none';
+export const nmiAllowed = ({ arch }: Vcpu): boolean => !arch.cpu.state.nmiBlocked && arch.cpu.state.interruptShadow === 'none';
 
 /** `kvm_inject_nmi`. */
 export const injectNmi = (vcpu: Vcpu): void => {
@@ -71,32 +70,35 @@ export const checkAndInjectEvents = (vcpu: Vcpu, windowWanted: boolean): void =>
     event = events.takeException();
     if (event !== null) prepareException(vcpu, event);
   }
-  if ((guestDebug.control & KVM_GUESTDBG.BLOCKIRQ) === 0) {
-    if (events.nmiPending > 0) {
-      if (event === null && nmiAllowed(vcpu)) {
-        event = events.takeNmi();
-        stat.nmi_injections++;
-      }
-      if (events.nmiPending > 0) cpu.requestWindow('nmi');
-    }
-    event = injectInterrupt(vcpu, event);
+  const blocked = (guestDebug.control & KVM_GUESTDBG.BLOCKIRQ) !== 0;
+  if (!blocked && event === null && events.nmiPending > 0 && nmiAllowed(vcpu)) {
+    event = events.takeNmi();
+    stat.nmi_injections++;
   }
-  if (windowWanted) cpu.requestWindow('interrupt');
-  if (event !== null) cpu.inject(event);
+  if (!blocked && event === null && interruptAllowed(vcpu)) event = takeInterrupt(vcpu);
+  cpu.requestWindow({
+    interrupt: windowWanted || (!blocked && kvmCpuHasInjectableIntr(vcpu)),
+    nmi: !blocked && events.nmiPending > 0,
+  });
+  cpu.pendingEvent = event;
 };
 
-const injectInterrupt = (vcpu: Vcpu, other: EventInfo | null): EventInfo | null => {
-  if (!kvmCpuHasInjectableIntr(vcpu)) return other;
-  const { events, cpu, stat } = vcpu.arch;
-  let event = other;
-  if (event === null && interruptAllowed(vcpu)) {
-    const vector = kvmCpuGetInterrupt(vcpu);
-    if (vector !== -1) {
-      events.queueInterrupt(vector, false);
-      event = events.reinjection();
-      stat.irq_injections++;
-    }
-  }
-  if (kvmCpuHasInjectableIntr(vcpu)) cpu.requestWindow('interrupt');
-  return event;
+/** Acknowledges the highest interrupt, which goes in now. */
+const takeInterrupt = (vcpu: Vcpu): EventInfo | null => {
+  const { events, stat } = vcpu.arch;
+  const vector = kvmCpuHasInjectableIntr(vcpu) ? kvmCpuGetInterrupt(vcpu) : -1;
+  if (vector === -1) return null;
+  events.queueInterrupt(vector, false);
+  stat.irq_injections++;
+  return events.reinjection();
+};
+
+/** What the CPU holds for its next entry after an instruction was emulated goes to KVM's own queue. */
+export const takeBackEvent = (vcpu: Vcpu): void => {
+  const { cpu, events } = vcpu.arch;
+  const event = cpu.pendingEvent;
+  if (event === null) return;
+  cpu.pendingEvent = null;
+  if (event.type === 'exception') queueException(vcpu, event.vector, event.errorCode);
+  else events.requeue(event);
 };

@@ -1,5 +1,5 @@
 import { KVM_EXIT, type KvmExitReason } from '../../uapi/constants.js';
-import { kvm_run, kvm_run__mmio, kvm_run__msr, KVM_RUN_SYNC_REGS_OFFSET, kvm_sync_regs } from '../../uapi/kvm-run.js';
+import { KVM_RUN_SYNC_REGS_OFFSET, kvm_run, kvm_run__mmio, kvm_run__msr, kvm_sync_regs } from '../../uapi/kvm-run.js';
 import type { Fields, Struct, StructValue, ValueOf } from '../../uapi/struct.js';
 import type { RunPages } from '../run-pages.js';
 

@@ -36,9 +36,13 @@ export class TdpMmu implements MmuNotifier {
     this.table.load();
   }
 
-  /** `kvm_mmu_uninit_vm`. */
-  uninit(): void {
+  /** `mmu_notifier_unregister`. */
+  stopNotifications(): void {
     this.vm.mm.unregisterNotifier(this);
+  }
+
+  /** `kvm_mmu_uninit_vm`. */
+  free(): void {
     this.table.free();
   }
 
@@ -70,11 +74,13 @@ export class TdpMmu implements MmuNotifier {
     const frame = gpaToGfn(address);
     const write = access === 'write';
     const present = this.table.find(frame);
-    if (present?.kind === 'mapped' && (present.writable || !write)) return this.mapping(vcpu, present.frame, present.writable, encrypted);
+    if (present?.kind === 'mapped' && (present.writable || !write))
+      return this.mapping(vcpu, present.frame, present.writable, encrypted);
     const { memslots } = this.vm;
     if (present?.kind === 'mmio' && present.generation === memslots.generation) return EMULATE;
     const isPrivate = this.isPrivate(frame, encrypted);
-    if (isPrivate !== this.vm.memoryAttributes.isPrivate(frame)) return this.memoryFault(frame, isPrivate, 'MEMORY_ATTRIBUTE_MISMATCH');
+    if (isPrivate !== this.vm.memoryAttributes.isPrivate(frame))
+      return this.memoryFault(frame, isPrivate, 'MEMORY_ATTRIBUTE_MISMATCH');
     const slot = memslots.find(frame);
     if (slot === undefined) {
       if (isPrivate) return this.memoryFault(frame, true, 'PRIVATE_ACCESS_WITHOUT_SLOT');
@@ -213,12 +219,8 @@ export const kvmMmuZapMemslot = (vm: Vm, slot: Memslot): void => {
 /** `kvm_arch_flush_shadow_all`. */
 export const kvmMmuZapAll = (vm: Vm): void => vm.arch.mmu.zapAll();
 
-/** `kvm_mmu_uninit_vm`. */
-export const kvmMmuUninit = (vm: Vm): void => vm.arch.mmu.uninit();
-
 /** `kvm_mmu_slot_remove_write_access`: the dirty log has been switched on. */
-export const kvmMmuSlotRemoveWriteAccess = (vm: Vm, slot: Memslot): void =>
-  vm.arch.mmu.writeProtect(slot.baseGfn, slot.endGfn);
+export const kvmMmuSlotRemoveWriteAccess = (vm: Vm, slot: Memslot): void => vm.arch.mmu.writeProtect(slot.baseGfn, slot.endGfn);
 
 /**
  * `kvm_arch_mmu_enable_log_dirty_pt_masked`: pages of a slot are to be logged again at their next write.

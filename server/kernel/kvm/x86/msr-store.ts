@@ -49,7 +49,10 @@ const STORED: ReadonlyMap<number, StoredMsr> = new Map<number, StoredMsr>([
   ...MTRR_VARIABLE.map((index): [number, StoredMsr] => [
     index,
     // PHYSBASE has a type, PHYSMASK a valid bit.
-    { reset: 0n, valid: (value) => (index % 2 === 0 ? validMtrrType(value & 0xffn) && (value & 0xf00n) === 0n : (value & 0x7ffn) === 0n) },
+    {
+      reset: 0n,
+      valid: (value) => (index % 2 === 0 ? validMtrrType(value & 0xffn) && (value & 0xf00n) === 0n : (value & 0x7ffn) === 0n),
+    },
   ]),
   [MSR.AMD64_TSC_RATIO, { reset: 1n << 32n, valid: (value) => value >> 40n === 0n }],
   // Mostly bits that a guest may set without effect: FFDIS, MCI_STATUS_WREN, TSC_FREQ_SEL and the like.

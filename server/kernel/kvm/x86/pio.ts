@@ -60,7 +60,8 @@ export const takePioData = (vcpu: Vcpu, length: number): Uint8Array => vcpu.arch
 const skipAt = (vcpu: Vcpu, rip: bigint): Turn => (vcpu.arch.state.rip === rip ? skipEmulatedInstruction(vcpu) : 'again');
 
 /** `kvm_fast_pio`: IN and OUT with a register. RIP stays on the instruction until userspace has had its turn. */
-export const fastPio = (vcpu: Vcpu, exit: PortExit): Turn => (exit.direction === 'in' ? fastPioIn(vcpu, exit) : fastPioOut(vcpu, exit));
+export const fastPio = (vcpu: Vcpu, exit: PortExit): Turn =>
+  exit.direction === 'in' ? fastPioIn(vcpu, exit) : fastPioOut(vcpu, exit);
 
 /** Port of the POST code on some boards, for which RIP is advanced at once: an ancient firmware relies on it. */
 const POST_PORT = 0x7e;

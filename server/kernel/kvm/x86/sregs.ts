@@ -8,8 +8,8 @@ import type { StructValue } from '../../uapi/struct.js';
 import { kvm_sregs, kvm_sregs2 } from '../../uapi/x86-structs.js';
 import { copyStruct, copyStructOut } from '../copy-struct.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
-import { HOST_CR4_RESERVED } from './cpuid.js';
 import { apicBase, setApicBase } from './apic-base-msr.js';
+import { HOST_CR4_RESERVED } from './cpuid.js';
 import { cr8, setCr8 } from './cr8.js';
 import { refuseProtected } from './protected-state.js';
 
@@ -42,7 +42,9 @@ const checkCr0 = (cr0: bigint): Failure | null => {
 /** `kvm_is_valid_cr4`: what neither the host nor the guest's CPUID reserves. */
 const checkCr4 = (vcpu: Vcpu, cr4: bigint): Failure | null => {
   const reserved = BigInt((HOST_CR4_RESERVED | vcpu.arch.cpuid.cr4GuestReserved) >>> 0) | HIGH;
-  return (cr4 & reserved) === 0n ? null : refuse('CR4_RESERVED', 'cr4', cr4, `no bit of 0x${(reserved & 0xffff_ffffn).toString(16)}`);
+  return (cr4 & reserved) === 0n
+    ? null
+    : refuse('CR4_RESERVED', 'cr4', cr4, `no bit of 0x${(reserved & 0xffff_ffffn).toString(16)}`);
 };
 
 /** `kvm_is_valid_sregs`. */
@@ -86,8 +88,7 @@ export const getSregs = (vcpu: Vcpu, arg: IoctlArg): Result<number> =>
   refuseProtected(vcpu, 'kvm_arch_vcpu_ioctl_get_sregs') ?? copyStructOut(arg, kvm_sregs, readSregs(vcpu)) ?? 0;
 
 /** Paging in PAE mode without long mode: then the four PDPTEs are registers. */
-const paePaging = (state: CpuState): boolean =>
-  state.paging && (state.cr4 & CR4_PAE) !== 0n && (state.efer & EFER_LMA) === 0n;
+const paePaging = (state: CpuState): boolean => state.paging && (state.cr4 & CR4_PAE) !== 0n && (state.efer & EFER_LMA) === 0n;
 
 /** KVM_GET_SREGS2. PDPTEs are read from guest memory at each walk here, so none are reported as valid. */
 export const getSregs2 = (vcpu: Vcpu, arg: IoctlArg): Result<number> =>

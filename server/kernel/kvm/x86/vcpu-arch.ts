@@ -6,10 +6,12 @@ import { type MightSleep, WaitQueue } from '../../sched/wait.js';
 import { KVM_MP_STATE, type KvmMpState } from '../../uapi/constants.js';
 import type { VcpuSvm } from '../svm/vcpu-svm.js';
 import type { Vcpu } from '../vcpu.js';
+import { CpuMode } from './cpu-mode.js';
 import { Cpuid, cpuFeatures } from './cpuid.js';
 import type { Emulation } from './emulate.js';
 import { EventQueue } from './events.js';
 import { APIC_BASE_AT_RESET, APIC_BASE_BSP } from './irq/apic-base.js';
+import { kvmCreateLapic, kvmFreeLapic } from './irq/attach.js';
 import type { Lapic } from './irq/lapic.js';
 import { KvmRun } from './kvm-run.js';
 import { VcpuMemory } from './mmu.js';
@@ -105,6 +107,8 @@ export class VcpuArch {
   inGuest = false;
   /** `kvm_vcpu_has_run`: CPUID is fixed from then on. */
   hasRun = false;
+  /** How the CPU has been set up for its last entry. */
+  readonly cpuMode = new CpuMode();
 
   constructor(readonly vcpu: Vcpu) {
     const { vm } = vcpu;
@@ -131,4 +135,23 @@ export class VcpuArch {
   kick(): void {
     this.wait.wakeAll();
   }
+
+  /** CPUID has changed. */
+  updateFeatures(): void {
+    this.cpu.setFeatures(cpuFeatures(this.cpuid));
+  }
 }
+
+/** `kvm_arch_vcpu_create`: what may fail, and what needs the vCPU as a whole. */
+export const kvmArchVcpuCreate = (vcpu: Vcpu): Failure | null => {
+  kvmCreateLapic(vcpu);
+  const refused = vcpu.vm.kernel.ops.vcpuCreate(vcpu);
+  if (refused !== null) kvmFreeLapic(vcpu);
+  return refused;
+};
+
+/** `kvm_arch_vcpu_destroy`. */
+export const kvmArchVcpuDestroy = (vcpu: Vcpu): void => {
+  vcpu.vm.kernel.ops.vcpuFree(vcpu);
+  kvmFreeLapic(vcpu);
+};

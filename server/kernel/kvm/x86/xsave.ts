@@ -17,7 +17,19 @@ export const SUPPORTED_XCR0 = XFEATURE.FP | XFEATURE.SSE;
 const MXCSR_MASK = 0xffff;
 
 /** Offsets in the legacy area. */
-const AT = { FCW: 0, FSW: 2, FTW: 4, FOP: 6, FIP: 8, FDP: 16, MXCSR: 24, MXCSR_MASK: 28, ST: 32, XMM: 160, XSTATE_BV: 512 } as const;
+const AT = {
+  FCW: 0,
+  FSW: 2,
+  FTW: 4,
+  FOP: 6,
+  FIP: 8,
+  FDP: 16,
+  MXCSR: 24,
+  MXCSR_MASK: 28,
+  ST: 32,
+  XMM: 160,
+  XSTATE_BV: 512,
+} as const;
 
 /** The XSAVE area of a vCPU's registers, in the standard format. */
 const saveArea = (state: CpuState): Uint8Array => {

@@ -1,0 +1,46 @@
+import { Vector } from '../../../hardware/cpu/registers.js';
+import { KVM_GUESTDBG } from '../../uapi/constants.js';
+import type { Vcpu } from '../vcpu.js';
+import { msrIntercepted } from './msr-exit.js';
+
+/** What of a vCPU's control area the CPU holds between entries; it is told only of changes, for they cost it its TLB. */
+export class CpuMode {
+  private encryption = '';
+  private intercepts = -1;
+
+  /** Before each entry: how memory is encrypted, and what exits. */
+  apply(vcpu: Vcpu): void {
+    const { arch, vm } = vcpu;
+    const { ops } = vm.kernel;
+    const encryption = ops.memoryEncryption(vcpu);
+    const wanted = JSON.stringify(encryption);
+    if (wanted !== this.encryption) {
+      this.encryption = wanted;
+      arch.cpu.setEncryption(encryption);
+    }
+    this.applyIntercepts(vcpu, ops.encryptedState(vcpu));
+  }
+
+  private applyIntercepts(vcpu: Vcpu, encrypted: boolean): void {
+    const { arch } = vcpu;
+    const { control } = arch.guestDebug;
+    const singleStep = (control & KVM_GUESTDBG.SINGLESTEP) !== 0;
+    const cr8Write = arch.lapic !== null && !encrypted;
+    let exceptions = 0;
+    if ((control & KVM_GUESTDBG.USE_SW_BP) !== 0) exceptions |= 1 << Vector.BP;
+    if ((control & KVM_GUESTDBG.USE_HW_BP) !== 0) exceptions |= 1 << Vector.DB;
+    const wanted = exceptions | (singleStep ? 1 << 28 : 0) | (cr8Write ? 1 << 29 : 0) | (encrypted ? 1 << 30 : 0);
+    if (wanted === this.intercepts) return;
+    this.intercepts = wanted;
+    arch.cpu.setIntercepts({
+      exceptions,
+      pause: false,
+      rdtsc: false,
+      cr8Write,
+      writeTraps: encrypted,
+      singleStep,
+      nonAutomatic: encrypted ? 'vc' : 'exit',
+      msr: (index, write) => msrIntercepted(vcpu, index, write),
+    });
+  }
+}
