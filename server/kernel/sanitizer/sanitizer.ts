@@ -5,6 +5,7 @@ import { CarriedState } from './carried-state.js';
 import { EncryptionContexts } from './encryption-contexts.js';
 import type { Findings } from './findings.js';
 import { GuestFrames } from './guest-frames.js';
+import { InterruptLedger } from './interrupt-ledger.js';
 import { Leaks } from './leaks.js';
 
 /**
@@ -15,6 +16,7 @@ export class Sanitizer {
   readonly contexts: EncryptionContexts;
   readonly frames: GuestFrames;
   readonly carried: CarriedState;
+  readonly interrupts: InterruptLedger;
   readonly leaks: Leaks;
 
   constructor(
@@ -26,6 +28,7 @@ export class Sanitizer {
     this.contexts = new EncryptionContexts(findings, amd?.asidKeys ?? null);
     this.frames = new GuestFrames(findings, this.contexts);
     this.carried = new CarriedState(findings);
+    this.interrupts = new InterruptLedger(findings);
     this.leaks = new Leaks(findings, amd?.processor ?? null);
     pages.onFree = (frame) => this.frames.freed(frame);
     pages.onCopy = (from, mm) => this.frames.copied(from, mm);
@@ -39,6 +42,7 @@ export class Sanitizer {
 
   /** A call is over, and whatever it has set free has been set free. */
   callEnded(): void {
+    this.interrupts.callEnded();
     this.leaks.callEnded(this.vms.size);
   }
 }

@@ -164,8 +164,9 @@ export class IrqFds {
   private wakeup(irqfd: IrqFd, events: number): boolean {
     let consumed = false;
     if (events & POLL.IN) {
-      irqfd.eventfd.take();
+      const taken = irqfd.eventfd.take();
       irqfd.inject();
+      this.vm.kernel.sanitizer.interrupts.injected(this.vm, irqfd.gsi, irqfd.eventfd, taken);
       consumed = true;
     }
     if (events & POLL.HUP && this.items.has(irqfd)) this.deactivate(irqfd);

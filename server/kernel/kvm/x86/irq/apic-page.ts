@@ -32,6 +32,13 @@ export class ApicPage {
     return -1;
   }
 
+  /** The vectors of one bitmap. */
+  vectors(bitmap: number): Set<number> {
+    const found = new Set<number>();
+    for (let vector = 0; vector < 32 * APIC_ISR_NR; vector++) if (this.testVector(bitmap, vector)) found.add(vector);
+    return found;
+  }
+
   /** Empties one bitmap. */
   clearVectors(bitmap: number): void {
     for (let word = 0; word < APIC_ISR_NR; word++) this.set(bitmap + (word << 4), 0);

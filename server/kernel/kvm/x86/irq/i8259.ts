@@ -52,6 +52,11 @@ class Pic {
     return state.imr & mask ? -1 : result;
   }
 
+  /** Edges that wait. */
+  get pendingEdges(): number {
+    return this.state.irr & ~this.state.elcr;
+  }
+
   /** `get_priority`: of the highest line in `mask`, 0 to 7; 8 if there is none. */
   private priority(mask: number): number {
     if (mask === 0) return CHIP_PINS;
@@ -177,12 +182,17 @@ class Pic {
   }
 }
 
+const pinsOf = (mask: number): number[] =>
+  Array.from({ length: PIC_NUM_PINS }, (_, pin) => pin).filter((pin) => mask & (1 << pin));
+
 /** `struct kvm_pic`: the cascaded pair of 8259 interrupt controllers (arch/x86/kvm/i8259.c). */
 export class I8259 {
   private readonly master: Pic;
   private readonly slave: Pic;
   private readonly lines = new IrqLines(PIC_NUM_PINS);
   private line = false;
+  /** Lines that had an edge since somebody began to watch; null: nobody does. */
+  watched: Set<number> | null = null;
 
   constructor(private readonly output: PicOutput) {
     this.master = new Pic(0, ELCR_MASK.master, output);
@@ -200,7 +210,9 @@ export class I8259 {
    */
   setIrq(pin: number, source: IrqSource, level: boolean): number {
     const high = this.lines.set(pin, source, level);
-    const status = this.chip(pin >> 3).setIrq(pin & 7, high);
+    const chip = this.chip(pin >> 3);
+    const status = chip.setIrq(pin & 7, high);
+    if (high && chip.pendingEdges & (1 << (pin & 7))) this.watched?.add(pin);
     this.update();
     return status;
   }
@@ -268,6 +280,16 @@ export class I8259 {
     chip.clearIsr(irq);
     if (chip === this.slave || irq !== CASCADE) this.update();
     return irq;
+  }
+
+  /** Pins with an edge that nobody has acknowledged; the cascade is the slave's. */
+  get pendingEdges(): Set<number> {
+    return new Set(pinsOf((this.master.pendingEdges & ~(1 << CASCADE)) | (this.slave.pendingEdges << CHIP_PINS)));
+  }
+
+  /** Pins in service. */
+  get inService(): Set<number> {
+    return new Set(pinsOf(this.master.state.isr | (this.slave.state.isr << CHIP_PINS)));
   }
 
   /** KVM_GET_IRQCHIP. */

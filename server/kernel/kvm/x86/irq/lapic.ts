@@ -69,6 +69,8 @@ export class Lapic {
   pendingExternalVector = -1;
   /** KVM_SET_VAPIC_ADDR; null: not set. */
   vapicAddress: Gpa | null = null;
+  /** Vectors accepted since somebody began to watch; null: nobody does. */
+  watched: Set<number> | null = null;
   /** LVT entries: CMCI depends on MCG_CAP. */
   lvtEntries = LVT_ENTRIES;
   private softwareEnabled = false;
@@ -229,6 +231,7 @@ export class Lapic {
         if (deliveryMode === APIC_DM.LOWEST) this.arbPrio++;
         if ((levelTriggered && !level) || !this.softwareEnabled || !this.hardwareEnabled) return 0;
         rtc?.delivered(this.id, vector);
+        this.watched?.add(vector);
         this.page.writeVector(APIC.TMR, vector, levelTriggered);
         this.page.writeVector(APIC.IRR, vector, true);
         this.irrPending = true;
