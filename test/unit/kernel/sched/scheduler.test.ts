@@ -5,7 +5,7 @@ import { SIGKILL, Thread } from '../../../../server/kernel/process/thread.js';
 import { Mutex } from '../../../../server/kernel/sched/mutex.js';
 import { Scheduler } from '../../../../server/kernel/sched/scheduler.js';
 import type { Task } from '../../../../server/kernel/sched/task.js';
-import { type MightSleep, RESCHED, WaitQueue } from '../../../../server/kernel/sched/wait.js';
+import { type MightSleep, RESCHED, WaitQueue, type Wake } from '../../../../server/kernel/sched/wait.js';
 
 const SIGUSR1 = 10;
 
@@ -22,10 +22,12 @@ const setUp = (scheduler = new Scheduler()) => {
 describe('a task', () => {
   it('that never waits is done before start returns', () => {
     const { start } = setUp();
-    const { outcome } = start(function* body() {
-      return 42;
+    const mutex = new Mutex('m');
+    const { outcome } = start(function* body(current) {
+      yield* mutex.lock(current);
+      return mutex.heldBy(current);
     });
-    expect(outcome.result).toBe(42);
+    expect(outcome.result).toBe(true);
   });
 
   it('that yields its turn goes on when the scheduler runs, after those that came before it', () => {
@@ -60,7 +62,7 @@ describe('the three kinds of wait', () => {
   const ends = (kind: 'uninterruptible' | 'killable' | 'interruptible', signo: number): string => {
     const { scheduler, start } = setUp();
     const queue = new WaitQueue();
-    const { task, outcome } = start(function* body() {
+    const { task, outcome } = start(function* body(): MightSleep<Wake> {
       return yield { kind, queue, site: 'test' };
     });
     task.signal(signo);
@@ -84,7 +86,7 @@ describe('the three kinds of wait', () => {
     const thread = new Thread(5);
     thread.blocked = new Set([SIGUSR1]);
     const queue = new WaitQueue();
-    const { task, outcome } = start(function* body() {
+    const { task, outcome } = start(function* body(): MightSleep<Wake> {
       return yield { kind: 'interruptible', queue, site: 'test' };
     }, thread);
     task.signal(SIGUSR1);
@@ -97,7 +99,7 @@ describe('the three kinds of wait', () => {
     const { scheduler, start } = setUp();
     const thread = new Thread(5);
     thread.pending.add(SIGKILL);
-    const { outcome } = start(function* body() {
+    const { outcome } = start(function* body(): MightSleep<Wake> {
       return yield { kind: 'killable', queue: new WaitQueue(), site: 'test' };
     }, thread);
     scheduler.run();
@@ -161,6 +163,7 @@ describe('a mutex', () => {
     expect(() =>
       start(function* body(current) {
         mutex.unlock(current);
+        yield RESCHED;
       }),
     ).toThrow(/does not hold/);
   });
@@ -179,7 +182,7 @@ describe('a wait queue', () => {
       seen.push('exclusive');
       return true;
     }, true);
-    const { outcome } = start(function* body() {
+    const { outcome } = start(function* body(): MightSleep<Wake> {
       return yield { kind: 'uninterruptible', queue, site: 'test' };
     });
     queue.wakeAll();

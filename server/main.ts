@@ -1,0 +1,35 @@
+import { randomUUID } from 'node:crypto';
+import { pino } from 'pino';
+import { isLoopback, parseConfig } from './config.js';
+import { createHost } from './kernel/kvm/host.js';
+import { ProcessRegistry } from './rpc/process-registry.js';
+import { startPump } from './rpc/pump.js';
+import { createServer, listen } from './rpc/server.js';
+import { VERSION } from './version.js';
+
+const main = async (): Promise<void> => {
+  const config = parseConfig(process.argv, VERSION);
+  const log = pino({ level: config.logLevel }, pino.destination({ fd: 2, sync: true }));
+  const started = process.hrtime.bigint();
+  const kernel = createHost(config.host, { clock: { now: () => process.hrtime.bigint() - started } });
+  startPump(kernel);
+  const server = createServer({ kernel, processes: new ProcessRegistry(kernel), version: VERSION, bootId: randomUUID() });
+
+  const host = config.listen.slice(0, config.listen.lastIndexOf(':'));
+  if (!isLoopback(host)) log.warn({ listen: config.listen }, 'listening beyond loopback: whoever reaches the port may use it');
+  const port = await listen(server, config.listen);
+  process.stdout.write(`simkvmd listening on ${host}:${port}\n`);
+  log.info({ listen: `${host}:${port}`, vendor: config.host.vendor, seed: config.host.seed }, 'ready');
+
+  const stop = (): void => {
+    server.forceShutdown();
+    process.exit(0);
+  };
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+};
+
+main().catch((error: unknown) => {
+  process.stderr.write(`simkvmd: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(1);
+});

@@ -1,0 +1,94 @@
+import {
+  getChannelzHandlers,
+  getChannelzServiceDefinition,
+  type ServiceDefinition,
+  type UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+import type { MessageTypeDefinition, PackageDefinition } from '@grpc/proto-loader';
+import type { LazyService, LoadedService } from './lazy-service.js';
+
+interface Registrar {
+  addService(definition: ServiceDefinition, implementation: UntypedServiceImplementation): void;
+}
+
+/** What a library would add to a server. */
+const captured = (add: (server: Registrar) => void): LoadedService[] => {
+  const services: LoadedService[] = [];
+  add({ addService: (definition, implementation) => services.push({ definition, implementation }) });
+  return services;
+};
+
+const HEALTH = 'grpc.health.v1.Health';
+const CHANNELZ = 'grpc.channelz.v1.Channelz';
+const REFLECTION = ['grpc.reflection.v1.ServerReflection', 'grpc.reflection.v1alpha.ServerReflection'] as const;
+
+const offering = (services: readonly LoadedService[], name: string): LoadedService => {
+  const found = services.find(({ definition }) => Object.values(definition).some(({ path }) => path.startsWith(`/${name}/`)));
+  if (found === undefined) throw new Error(`no library offers ${name}`);
+  return found;
+};
+
+const loadHealth = async (services: readonly string[]): Promise<LoadedService> => {
+  const { HealthImplementation } = await import('grpc-health-check');
+  const serving = Object.fromEntries(['', ...services].map((name) => [name, 'SERVING' as const]));
+  return offering(
+    captured((server) => new HealthImplementation(serving).addToServer(server)),
+    HEALTH,
+  );
+};
+
+const loadChannelz = async (): Promise<LoadedService> => ({
+  definition: getChannelzServiceDefinition(),
+  implementation: getChannelzHandlers(),
+});
+
+const isMessageType = (value: unknown): value is MessageTypeDefinition<object, object> =>
+  typeof value === 'object' && value !== null && 'fileDescriptorProtos' in value;
+
+/** The files that describe a library's service: its methods' messages lead to them. */
+const asPackage = (definition: ServiceDefinition): PackageDefinition => {
+  const types: PackageDefinition = {};
+  for (const method of Object.values(definition))
+    if ('requestType' in method && isMessageType(method.requestType)) types[method.path] = method.requestType;
+  return types;
+};
+
+/**
+ * Reflection from the descriptors that the contract was built to, with its comments, and from those of health and
+ * channelz.
+ */
+const loadReflection = async (services: readonly string[]): Promise<LoadedService[]> => {
+  const [{ ReflectionService }, { loadFileDescriptorSetFromBuffer }, { descriptors }] = await Promise.all([
+    import('@grpc/reflection'),
+    import('@grpc/proto-loader'),
+    import('../../gen/descriptors.js'),
+  ]);
+  const health = await loadHealth(services);
+  const channelz = await loadChannelz();
+  const described: PackageDefinition = {
+    ...loadFileDescriptorSetFromBuffer(descriptors()),
+    ...asPackage(health.definition),
+    ...asPackage(channelz.definition),
+  };
+  const reflection = new ReflectionService(described, { services: [...services, HEALTH, CHANNELZ] });
+  return captured((server) => reflection.addToServer(server));
+};
+
+/** Health, channelz and reflection, for `services` of the contract. */
+export const adminServices = (services: readonly string[]): LazyService[] => {
+  let reflection: Promise<LoadedService[]> | null = null;
+  const reflect = async (name: string): Promise<LoadedService> => {
+    reflection ??= loadReflection(services);
+    return offering(await reflection, name);
+  };
+  const unary = (...methods: string[]): Record<string, 'unary'> => Object.fromEntries(methods.map((method) => [method, 'unary']));
+  return [
+    { name: HEALTH, methods: { ...unary('Check', 'List'), Watch: 'server' }, load: () => loadHealth(services) },
+    {
+      name: CHANNELZ,
+      methods: unary('GetTopChannels', 'GetServers', 'GetServer', 'GetServerSockets', 'GetChannel', 'GetSubchannel', 'GetSocket'),
+      load: loadChannelz,
+    },
+    ...REFLECTION.map((name): LazyService => ({ name, methods: { ServerReflectionInfo: 'bidi' }, load: () => reflect(name) })),
+  ];
+};
