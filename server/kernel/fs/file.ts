@@ -1,7 +1,7 @@
 import type { Failure, Result } from '../failure.js';
 import type { MemoryObject } from '../mm/memory-object.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep, WaitQueue } from '../sched/wait.js';
+import type { MaySleep, MightSleep, WaitQueue } from '../sched/wait.js';
 import type { IoctlArg } from './ioctl-arg.js';
 
 /** What fstat shows. */
@@ -35,7 +35,8 @@ export interface MmapRequest {
 export interface FileOperations {
   /** As a link in /proc/PID/fd shows it, for example `anon_inode:kvm-vm`. */
   readonly name: string;
-  ioctl?(current: Task, file: File, request: number, arg: IoctlArg): MightSleep<Result<number>>;
+  /** At once for a request that need not wait, so that the most frequent ones cost next to nothing. */
+  ioctl?(current: Task, file: File, request: number, arg: IoctlArg): MaySleep<Result<number>>;
   read?(current: Task, file: File, length: number): MightSleep<Result<Uint8Array>>;
   write?(current: Task, file: File, bytes: Uint8Array): MightSleep<Result<number>>;
   /** Positioned read; a file without it cannot seek, and pread gives ESPIPE. */

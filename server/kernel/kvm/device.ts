@@ -19,6 +19,8 @@ type Accessor = (current: Task, attribute: DeviceAttribute) => Failure | null;
 
 /** `struct kvm_device` with its `kvm_device_ops`. An accessor that a device lacks is EPERM. */
 export interface KvmDevice {
+  /** KVM_DEV_TYPE. */
+  readonly type: number;
   /** As the link of its descriptor shows it: `kvm-vfio`. */
   readonly name: string;
   readonly setAttr?: Accessor;
@@ -49,8 +51,7 @@ class DeviceFile implements FileOperations {
   }
 
   /** `kvm_device_ioctl`. */
-  // biome-ignore lint/correctness/useYield: an ioctl may sleep; these need not
-  *ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+  ioctl(current: Task, _file: File, request: number, arg: IoctlArg): Result<number> {
     const admission = gate(current, this.vm, { scope: 'device', request, arg });
     if (admission.kind !== 'run') return admission.kind === 'refuse' ? admission.failure : admission.ret;
     switch (request) {

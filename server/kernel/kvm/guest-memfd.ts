@@ -134,7 +134,6 @@ export class GuestMemfd implements FileOperations, MemoryObject {
   }
 
   /** `kvm_gmem_fallocate`. */
-  // biome-ignore lint/correctness/useYield: an allocation may sleep; this one need not
   *fallocate(current: Task, mode: number, offset: number, length: number): MightSleep<Failure | null> {
     if ((mode & FALLOC_FL.KEEP_SIZE) === 0 || (mode & ~(FALLOC_FL.KEEP_SIZE | FALLOC_FL.PUNCH_HOLE)) !== 0)
       return new Failure('EOPNOTSUPP', 'FALLOCATE_MODE', 'kvm_gmem_fallocate', { field: 'mode', given: String(mode) });

@@ -3,7 +3,7 @@ import { File, type FileOperations, type FileStat, noopLlseek } from '../fs/file
 import type { IoctlArg } from '../fs/ioctl-arg.js';
 import type { Kernel } from '../kernel.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep } from '../sched/wait.js';
+import type { MaySleep } from '../sched/wait.js';
 import { KVM_API_VERSION, KVM_VCPU_MMAP_SIZE } from '../uapi/constants.js';
 import { IOCTL } from '../uapi/ioctls.js';
 import { checkExtension } from './capabilities.js';
@@ -33,14 +33,14 @@ class KvmFile implements FileOperations {
   }
 
   /** `kvm_dev_ioctl`. What it does not know is x86's (`kvm_arch_dev_ioctl`), and EINVAL if it is not. */
-  *ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+  ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MaySleep<Result<number>> {
     switch (request) {
       case IOCTL.KVM_CHECK_EXTENSION:
         return checkExtension(this.kernel, null, arg.value);
       case IOCTL.KVM_GET_API_VERSION:
         return mustBeZero(arg, KVM_API_VERSION);
       case IOCTL.KVM_CREATE_VM:
-        return yield* createVm(current, this.kernel, arg.value);
+        return createVm(current, this.kernel, arg.value);
       case IOCTL.KVM_GET_VCPU_MMAP_SIZE:
         return mustBeZero(arg, KVM_VCPU_MMAP_SIZE);
       default:

@@ -71,7 +71,6 @@ class StatsFile implements FileOperations {
     return ANON_INODE_STAT;
   }
 
-  // biome-ignore lint/correctness/useYield: a read may sleep; this one need not
   *read(_current: Task, file: File, length: number): MightSleep<Result<Uint8Array>> {
     const data = this.at(file.position, length);
     file.position += data.length;

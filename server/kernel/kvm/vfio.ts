@@ -1,6 +1,6 @@
 import { Failure, failed, type Result } from '../failure.js';
 import type { Task } from '../sched/task.js';
-import { KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ATTR } from '../uapi/constants.js';
+import { KVM_DEV_TYPE, KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ATTR } from '../uapi/constants.js';
 import type { DeviceAttribute, KvmDevice } from './device.js';
 import { KMEM_SIZE, kvmallocSize } from './kmem-sizes.js';
 import type { Vm } from './vm.js';
@@ -40,6 +40,7 @@ export const createVfioDevice = (vm: Vm): Result<KvmDevice> => {
   ];
   return {
     name: NAME,
+    type: KVM_DEV_TYPE.VFIO,
     setAttr,
     hasAttr,
     free: () => {

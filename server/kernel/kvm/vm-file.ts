@@ -2,7 +2,7 @@ import type { Result } from '../failure.js';
 import { ANON_INODE_STAT, type File, type FileOperations, type FileStat, noopLlseek } from '../fs/file.js';
 import type { IoctlArg } from '../fs/ioctl-arg.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep } from '../sched/wait.js';
+import type { MaySleep, MightSleep } from '../sched/wait.js';
 import { gate } from './gate.js';
 import type { Vm } from './vm.js';
 import { vmIoctl } from './vm-ioctl.js';
@@ -19,14 +19,15 @@ export class VmFile implements FileOperations {
   }
 
   /** `kvm_vm_ioctl`: the gate, without a lock, and then the call. */
-  *ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+  ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MaySleep<Result<number>> {
     const admission = gate(current, this.vm, { scope: 'vm', request, arg });
     if (admission.kind !== 'run') return admission.kind === 'refuse' ? admission.failure : admission.ret;
-    return yield* vmIoctl(current, this.vm, request, arg);
+    return vmIoctl(current, this.vm, request, arg);
   }
 
   /** `kvm_vm_release`: irqfds go now, also where somebody else keeps the VM alive. */
   *release(current: Task): MightSleep<void> {
+    this.vm.fileOpen = false;
     yield* this.vm.irqfds.release();
     yield* this.vm.put(current);
   }

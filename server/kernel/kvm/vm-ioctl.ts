@@ -1,7 +1,7 @@
 import { Failure, type Result } from '../failure.js';
 import type { IoctlArg } from '../fs/ioctl-arg.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep } from '../sched/wait.js';
+import type { MaySleep, MightSleep } from '../sched/wait.js';
 import { IOCTL } from '../uapi/ioctls.js';
 import { checkExtension, enableVmCap } from './capabilities.js';
 import { registerCoalescedMmio, unregisterCoalescedMmio } from './coalesced-mmio.js';
@@ -20,46 +20,50 @@ import type { Vm } from './vm.js';
 import { kvmArchVmIoctl } from './x86/x86-vm-ioctl.js';
 
 /** The switch of `kvm_vm_ioctl`. What it does not know is x86's (`kvm_arch_vm_ioctl`), and ENOTTY if it is not. */
-export function* vmIoctl(current: Task, vm: Vm, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+export const vmIoctl = (current: Task, vm: Vm, request: number, arg: IoctlArg): MaySleep<Result<number>> => {
   switch (request) {
     case IOCTL.KVM_CHECK_EXTENSION:
       return checkExtension(vm.kernel, vm, arg.value);
     case IOCTL.KVM_CREATE_VCPU:
-      return yield* createVcpu(current, vm, arg.value);
+      return createVcpu(current, vm, arg.value);
     case IOCTL.KVM_ENABLE_CAP:
-      return yield* enableVmCap(current, vm, arg);
+      return enableVmCap(current, vm, arg);
     case IOCTL.KVM_SET_USER_MEMORY_REGION:
-      return yield* setUserMemoryRegion(current, vm, arg);
+      return setUserMemoryRegion(current, vm, arg);
     case IOCTL.KVM_SET_USER_MEMORY_REGION2:
-      return yield* setUserMemoryRegion2(current, vm, arg);
+      return setUserMemoryRegion2(current, vm, arg);
     case IOCTL.KVM_GET_DIRTY_LOG:
-      return yield* getDirtyLog(current, vm, arg);
+      return getDirtyLog(current, vm, arg);
     case IOCTL.KVM_CLEAR_DIRTY_LOG:
-      return yield* clearDirtyLog(current, vm, arg);
+      return clearDirtyLog(current, vm, arg);
     case IOCTL.KVM_RESET_DIRTY_RINGS:
-      return yield* resetDirtyRings(current, vm);
+      return resetDirtyRings(current, vm);
     case IOCTL.KVM_REGISTER_COALESCED_MMIO:
-      return yield* registerCoalescedMmio(current, vm, arg);
+      return registerCoalescedMmio(current, vm, arg);
     case IOCTL.KVM_UNREGISTER_COALESCED_MMIO:
-      return yield* unregisterCoalescedMmio(current, vm, arg);
+      return unregisterCoalescedMmio(current, vm, arg);
     case IOCTL.KVM_IRQFD:
-      return yield* kvmIrqfd(current, vm, arg);
+      return kvmIrqfd(current, vm, arg);
     case IOCTL.KVM_IOEVENTFD:
-      return yield* kvmIoeventfd(current, vm, arg);
+      return kvmIoeventfd(current, vm, arg);
     case IOCTL.KVM_SET_MEMORY_ATTRIBUTES:
-      return yield* setMemoryAttributes(current, vm, arg);
+      return setMemoryAttributes(current, vm, arg);
     case IOCTL.KVM_CREATE_GUEST_MEMFD:
       return kvmGmemCreate(current, vm, arg);
     case IOCTL.KVM_CREATE_DEVICE:
-      return yield* createDevice(current, vm, arg);
+      return createDevice(current, vm, arg);
     case IOCTL.KVM_GET_STATS_FD:
-      return yield* vmStatsFd(current, vm);
+      return vmStatsFd(current, vm);
     case IOCTL.KVM_DISMANTLE_VM:
       if (!vm.postMovePolicy.offersDismantle)
         return new Failure('ENOTTY', 'DISMANTLE_NOT_OFFERED', 'kvm_vm_ioctl', { policy: vm.postMovePolicy.name });
-      yield* dismantleVm(current, vm);
-      return 0;
+      return dismantle(current, vm);
     default:
-      return yield* kvmArchVmIoctl(current, vm, request, arg);
+      return kvmArchVmIoctl(current, vm, request, arg);
   }
+};
+
+function* dismantle(current: Task, vm: Vm): MightSleep<Result<number>> {
+  yield* dismantleVm(current, vm);
+  return 0;
 }

@@ -17,6 +17,9 @@ export type Wake = 'woken' | 'signal';
 /** A function that may sleep; driven by the scheduler, one step from wait to wait. */
 export type MightSleep<T> = Generator<Wait, T, Wake>;
 
+/** What a function that usually need not wait returns: its result at once, or the steps that lead to it. */
+export type MaySleep<T> = T | MightSleep<T>;
+
 export const RESCHED: Wait = { kind: 'resched' };
 
 /**

@@ -2,21 +2,31 @@ import { Failure, failed, type Result } from '../failure.js';
 import { type File, OPEN } from '../fs/file.js';
 import type { IoctlArg } from '../fs/ioctl-arg.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep } from '../sched/wait.js';
+import type { MaySleep, MightSleep } from '../sched/wait.js';
 import { FIOCLEX, FIONBIO, FIONCLEX } from '../uapi/fcntl.js';
-import { withFile } from './with-file.js';
 
 /**
  * `ioctl`: what every file knows (FIOCLEX, FIONCLEX, FIONBIO), else the file's own. ENOTTY: the file takes none.
  * @param request 32 bits, unsigned; the kernel looks at no more
  */
-export const ioctl = (current: Task, fd: number, request: number, arg: IoctlArg): MightSleep<Result<number>> =>
-  withFile(current, fd, 'sys_ioctl', function* vfsIoctl(file) {
-    if (request === FIOCLEX || request === FIONCLEX) return current.process.files.setCloseOnExec(fd, request === FIOCLEX) ?? 0;
-    if (request === FIONBIO) return setNonBlocking(file, arg);
-    if (file.ops.ioctl === undefined) return new Failure('ENOTTY', 'IOCTL_UNSUPPORTED', 'vfs_ioctl', { is: file.ops.name });
-    return yield* file.ops.ioctl(current, file, request, arg);
-  });
+export function* ioctl(current: Task, fd: number, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+  const file = current.process.files.get(fd, 'sys_ioctl');
+  if (failed(file)) return file;
+  const result = vfsIoctl(current, fd, file, request, arg);
+  if (typeof result === 'number' || failed(result)) return result;
+  // It may wait: the file stays as long, whoever closes the descriptor meanwhile.
+  file.get();
+  const outcome = yield* result;
+  yield* file.put(current);
+  return outcome;
+}
+
+const vfsIoctl = (current: Task, fd: number, file: File, request: number, arg: IoctlArg): MaySleep<Result<number>> => {
+  if (request === FIOCLEX || request === FIONCLEX) return current.process.files.setCloseOnExec(fd, request === FIOCLEX) ?? 0;
+  if (request === FIONBIO) return setNonBlocking(file, arg);
+  if (file.ops.ioctl === undefined) return new Failure('ENOTTY', 'IOCTL_UNSUPPORTED', 'vfs_ioctl', { is: file.ops.name });
+  return file.ops.ioctl(current, file, request, arg);
+};
 
 const setNonBlocking = (file: File, arg: IoctlArg): Result<number> => {
   const word = arg.user.copyIn(arg.value, 4);
