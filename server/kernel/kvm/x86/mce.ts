@@ -14,6 +14,7 @@ const SUPPORTED_MCG_CAP = (1n << 8n) | (1n << 24n);
 /** Number of banks, and of extended registers. */
 const MCG_COUNTS = 0xff_00ffn;
 const MCG_CTL_P = 1n << 8n;
+const MCG_CMCI_P = 1n << 10n;
 const MCG_STATUS_MCIP = 4n;
 const STATUS = { VAL: 1n << 63n, OVER: 1n << 62n, UC: 1n << 61n } as const;
 const ALL = (1n << 64n) - 1n;
@@ -36,7 +37,7 @@ export const setupMce = (vcpu: Vcpu, arg: IoctlArg): Result<number> => {
   if ((capabilities & MCG_CTL_P) !== 0n) msrs.put(MSR.MCG_CTL, ALL);
   msrs.mceBanks = banks;
   for (let bank = 0; bank < banks; bank++) msrs.put(MSR.MC0_CTL + 4 * bank, ALL);
-  lapic?.afterSetMcgCap(false);
+  lapic?.afterSetMcgCap((capabilities & MCG_CMCI_P) !== 0n);
   return 0;
 };
 

@@ -9,6 +9,7 @@ import { cr8, setCr8 } from './cr8.js';
 import { interruptFlag } from './events.js';
 import { handleExit } from './exits.js';
 import { checkAndInjectEvents } from './inject.js';
+import { lapicSyncFromVapic, lapicSyncToVapic } from './irq/vapic.js';
 import { kvmApicAcceptEvents, kvmCpuHasPendingTimer, kvmInjectPendingTimerIrqs } from './irq/vcpu-irq.js';
 import { handleRequests } from './requests.js';
 import { initSipi } from './reset.js';
@@ -89,6 +90,8 @@ function* vcpuRun(current: Task, vcpu: Vcpu): MightSleep<Turn> {
   arch.run.exitReason = KVM_EXIT.UNKNOWN;
   let exits = 0;
   for (;;) {
+    // The host's timers come as interrupts, which end a guest's slice at the latest.
+    vm.kernel.timers.advance(vm.kernel.clock.now());
     const running = arch.mpState === KVM_MP_STATE.RUNNABLE;
     const step = running ? yield* vcpuEnterGuest(current, vcpu) : { turn: yield* vcpuBlock(current, vcpu), sliceOver: false };
     if (step.turn !== 'again') return step.turn;
@@ -136,6 +139,7 @@ function* vcpuEnterGuest(current: Task, vcpu: Vcpu): MightSleep<Step> {
   arch.cpuMode.apply(vcpu);
   const windowWanted = arch.run.requestInterruptWindow && !vm.arch.picInKernel && acceptsUserInterrupt(vcpu);
   checkAndInjectEvents(vcpu, windowWanted);
+  lapicSyncToVapic(vcpu);
   // The APIC's TPR may have changed behind the register's back.
   if (arch.lapic !== null) arch.cpu.state.cr8 = BigInt(arch.lapic.cr8);
   arch.hasRun = true;
@@ -143,6 +147,7 @@ function* vcpuEnterGuest(current: Task, vcpu: Vcpu): MightSleep<Step> {
   const exit = arch.cpu.run(SLICE_INSTRUCTIONS);
   completeEvents(vcpu, exit);
   ops.leaveGuest(vcpu, exit);
+  lapicSyncFromVapic(vcpu);
   if (exit.kind === 'budget') return { turn: 'again', sliceOver: true };
   arch.inGuest = false;
   arch.stat.exits++;
