@@ -75,7 +75,7 @@ export interface Intercepts {
   readonly singleStep: boolean;
   /**
    * The MSR permission map, for MSRs that the CPU holds itself (RDMSR and WRMSR ask it each time): true exits with
-   * `rdmsr` or `wrmsr` although `CpuState` knows the MSR. Absent: none exits.
+   * `rdmsr` or `wrmsr` although `CpuState` knows the MSR. Absent: none does. Writes of EFER exit in any case, but for traps.
    */
   readonly msr?: (index: number, write: boolean) => boolean;
   /**

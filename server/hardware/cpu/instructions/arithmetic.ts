@@ -175,11 +175,12 @@ function exchangeAdd(core: Core, instruction: Instruction): Compiled {
   });
 }
 
-/** CMPXCHG: the destination is written in either case. */
+/** CMPXCHG: a destination in memory is written in either case. */
 function compareExchange(core: Core, instruction: Instruction): Compiled {
   const size = sizeOf(instruction, 0);
   const target = place(core, instruction, 0);
   const source = reader(core, instruction, 1, size);
+  const inMemory = operandAt(instruction, 0).kind === 'memory';
   const { gpr, flags } = core;
   if (!isNarrow(size)) {
     const { alu64 } = core;
@@ -191,7 +192,7 @@ function compareExchange(core: Core, instruction: Instruction): Compiled {
         const value = source();
         target.write(value, core.hi);
       } else {
-        target.write(lo, hi);
+        if (inMemory) target.write(lo, hi);
         gpr[0] = lo;
         gpr[1] = hi;
       }
@@ -206,7 +207,7 @@ function compareExchange(core: Core, instruction: Instruction): Compiled {
       target.write(source(), 0);
       return;
     }
-    target.write(value, 0);
+    if (inMemory) target.write(value, 0);
     if (size === 1) gpr8[0] = value;
     else if (size === 2) gpr16[0] = value;
     else {

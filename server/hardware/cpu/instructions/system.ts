@@ -61,11 +61,15 @@ const isOwn = (core: Core, index: number): boolean =>
   (core.intercepts.nonAutomatic === 'vc' && (index === Msr.SEV_ES_GHCB || index === Msr.SEV_STATUS)) ||
   (core.intercepts.writeTraps && index === Msr.EFER);
 
+/** The MSR permission map. */
+const isIntercepted = (core: Core, index: number, write: boolean): boolean => core.intercepts.msr?.(index, write) === true;
+
 function readMsr(core: Core): Compiled {
   return next(() => {
     core.requirePrivilege();
     const index = core.gpr[RCX] >>> 0;
-    const value = isOwn(core, index) || index === Msr.EFER ? core.state.readMsr(index) : null;
+    const own = isOwn(core, index) || index === Msr.EFER;
+    const value = own && !isIntercepted(core, index, false) ? core.state.readMsr(index) : null;
     if (value === null) core.intercept(SvmExitCode.MSR, { kind: 'rdmsr', index });
     setPair(core, value);
   });
@@ -76,7 +80,7 @@ function writeMsr(core: Core): Compiled {
     core.requirePrivilege();
     const index = core.gpr[RCX] >>> 0;
     const value = pairValue(core);
-    if (!isOwn(core, index)) core.intercept(SvmExitCode.MSR, { kind: 'wrmsr', index, value });
+    if (!isOwn(core, index) || isIntercepted(core, index, true)) core.intercept(SvmExitCode.MSR, { kind: 'wrmsr', index, value });
     if (ADDRESSES.includes(index) && !core.memory.isCanonical(low(value), high(value))) throw generalProtection();
     core.state.writeMsr(index, value);
     core.attention = true;
