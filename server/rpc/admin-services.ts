@@ -5,7 +5,10 @@ import {
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import type { MessageTypeDefinition, PackageDefinition } from '@grpc/proto-loader';
+import protobuf from 'protobufjs/minimal.js';
 import type { LazyService, LoadedService } from './lazy-service.js';
+
+const { Reader } = protobuf;
 
 interface Registrar {
   addService(definition: ServiceDefinition, implementation: UntypedServiceImplementation): void;
@@ -54,19 +57,33 @@ const asPackage = (definition: ServiceDefinition): PackageDefinition => {
 };
 
 /**
+ * The files of a google.protobuf.FileDescriptorSet (its field 1) as they are: proto-loader would join files of one
+ * package and drop the comments.
+ */
+const filesOf = (set: Uint8Array): Buffer[] => {
+  const reader = Reader.create(set);
+  const files: Buffer[] = [];
+  while (reader.pos < reader.len) {
+    reader.uint32();
+    files.push(Buffer.from(reader.bytes()));
+  }
+  return files;
+};
+
+/**
  * Reflection from the descriptors that the contract was built to, with its comments, and from those of health and
  * channelz.
  */
 const loadReflection = async (services: readonly string[]): Promise<LoadedService[]> => {
-  const [{ ReflectionService }, { loadFileDescriptorSetFromBuffer }, { descriptors }] = await Promise.all([
+  const [{ ReflectionService }, { descriptors }] = await Promise.all([
     import('@grpc/reflection'),
-    import('@grpc/proto-loader'),
     import('../../gen/descriptors.js'),
   ]);
   const health = await loadHealth(services);
   const channelz = await loadChannelz();
   const described: PackageDefinition = {
-    ...loadFileDescriptorSetFromBuffer(descriptors()),
+    // Reflection takes the files from here and looks at nothing else.
+    contract: { format: 'Protocol Buffer 3 EnumDescriptorProto', type: {}, fileDescriptorProtos: filesOf(descriptors()) },
     ...asPackage(health.definition),
     ...asPackage(channelz.definition),
   };

@@ -72,9 +72,13 @@ export class Dispatch {
 
   /** Runs `body` as a task of the caller's process, in the thread that it named. */
   start<T>(caller: Caller, label: string, body: (current: Task) => MaySleep<T>, done: (result: T) => void): Cancel {
+    const { sanitizer } = this.host.kernel;
     const steps = function* steps(current: Task): MightSleep<T> {
+      sanitizer.callBegins(current, { vm: null, describe: () => `pid ${caller.process.pid}: ${label}` });
       const result = body(current);
-      return sleeps(result) ? yield* result : result;
+      const value = sleeps(result) ? yield* result : result;
+      sanitizer.callEnded();
+      return value;
     };
     const task = this.host.kernel.scheduler.start(caller.process, label, steps, done, caller.thread);
     return { cancel: () => task.state.kind !== 'done' && task.signal(SIGCANCEL) };
