@@ -123,6 +123,7 @@ const disableExits = (vm: Vm, argument: bigint): Failure | null => {
 const setMaxVcpuId = (vm: Vm, argument: bigint): Failure | null => {
   if (argument > BigInt(KVM_MAX_VCPU_IDS)) return refuse('MAX_VCPU_ID_RANGE', argument, `up to ${KVM_MAX_VCPU_IDS}`);
   const { arch } = vm;
+  if (BigInt(arch.bspVcpuId) > argument) return refuse('MAX_VCPU_ID_BELOW_BOOT_CPU', argument, `from ${arch.bspVcpuId}`);
   if (arch.maxVcpuIds === Number(argument)) return null;
   if (arch.maxVcpuIds !== 0) return refuse('MAX_VCPU_ID_SET', argument, String(arch.maxVcpuIds));
   arch.maxVcpuIds = Number(argument);

@@ -18,11 +18,9 @@ const generalProtection = (vcpu: Vcpu): Turn => {
 const allowed = ({ vm }: Vcpu, index: number, access: (typeof KVM_MSR_FILTER)[keyof typeof KVM_MSR_FILTER]): boolean =>
   vm.arch.msrFilter?.allows(index, access) ?? true;
 
-/** Whether an access of the guest to an MSR that the CPU holds itself has to come here: EFER's writes, and filtered ones. */
+/** Whether an access of the guest to an MSR that the CPU holds itself has to come here: because it is filtered. */
 export const msrIntercepted = (vcpu: Vcpu, index: number, write: boolean): boolean =>
-  (write && index === EFER) || !allowed(vcpu, index, write ? KVM_MSR_FILTER.WRITE : KVM_MSR_FILTER.READ);
-
-const EFER = 0xc000_0080;
+  !allowed(vcpu, index, write ? KVM_MSR_FILTER.WRITE : KVM_MSR_FILTER.READ);
 
 /** Why an MSR is refused: nobody knows it, or the value is not one of its. */
 const refusal = (vcpu: Vcpu, index: number): Reason =>

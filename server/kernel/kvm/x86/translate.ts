@@ -7,16 +7,19 @@ import type { Vcpu } from '../vcpu.js';
 /** INVALID_GPA, as userspace sees it. */
 const INVALID_GPA = (1n << 64n) - 1n;
 
+/** Bits of a linear address that four levels of tables translate. */
+const LINEAR_BITS = 48;
+
 /**
- * KVM_TRANSLATE: a walk with the kernel's privileges. It never fails for an address, and says of each that it is
- * writable and not the user's. Of a protected guest the result means nothing [M].
+ * KVM_TRANSLATE: a walk with the kernel's privileges. It never fails for an address (also one that is not
+ * canonical is walked, by its low bits), and says of each that it is writable and not the user's. Of a protected guest the result means nothing [M].
  */
 export const translate = (vcpu: Vcpu, arg: IoctlArg): Result<number> => {
   const request = copyStruct(arg, kvm_translation);
   if (failed(request)) return request;
   const { cpu, state } = vcpu.arch;
   const linear = request.linear_address;
-  const walked = state.paging ? cpu.translate(linear) : null;
+  const walked = state.paging ? cpu.translate(BigInt.asIntN(LINEAR_BITS, linear)) : null;
   const physical = state.paging ? (walked === null ? INVALID_GPA : BigInt(walked.gpa)) : linear;
   const answer = { linear_address: linear, physical_address: physical, writeable: 1, usermode: 0 };
   return copyStructOut(arg, kvm_translation, { ...answer, valid: physical === INVALID_GPA ? 0 : 1 }) ?? 0;

@@ -88,6 +88,11 @@ const enableVcpuCap = (arg: IoctlArg): Result<number> => {
 /** The x86 part of `kvm_vcpu_ioctl`, under the vCPU's mutex. EINVAL for a request that a vCPU does not know. */
 export function* kvmArchVcpuIoctl(current: Task, vcpu: Vcpu, request: number, arg: IoctlArg): MightSleep<Result<number>> {
   if (request === IOCTL.KVM_PRE_FAULT_MEMORY) return yield* preFaultMemory(current, vcpu, arg);
+  if (request === IOCTL.KVM_MEMORY_ENCRYPT_OP) {
+    const { ops } = vcpu.vm.kernel;
+    if (ops.vcpuMemEncIoctl !== undefined) return yield* ops.vcpuMemEncIoctl(current, vcpu, arg);
+    return new Failure('ENOTTY', 'VENDOR_CANNOT', 'kvm_arch_vcpu_ioctl', { vendor: vcpu.vm.kernel.config.vendor });
+  }
   const handler = HANDLERS.get(request);
   if (handler !== undefined) return handler(vcpu, arg);
   return (
