@@ -19,11 +19,12 @@ const reserve = (vm: Vm, id: number): Failure | null => {
     const refused = vm.life.policy.admitCreateVcpuLocked(vm);
     if (refused !== null) return refused;
   }
-  const { maxVcpus, maxVcpuIds } = vm.arch;
+  const { maxVcpus } = vm.arch;
   if (vm.createdVcpus >= maxVcpus) return refuse('TOO_MANY_VCPUS', { object: `vm ${vm.id}`, limit: String(maxVcpus) });
-  // kvm_arch_vcpu_precreate(): only KVM_CAP_MAX_VCPU_ID is left to look at, the rest has been.
-  if (maxVcpuIds !== 0 && id >= maxVcpuIds)
-    return refuse('VCPU_ID_ABOVE_MAX', { field: 'id', given: String(id), allowed: `below ${maxVcpuIds}` });
+  // kvm_arch_vcpu_precreate(): the first attempt fixes the limit that KVM_CAP_MAX_VCPU_ID has not set.
+  vm.arch.maxVcpuIds ||= KVM_MAX_VCPU_IDS;
+  if (id >= vm.arch.maxVcpuIds)
+    return refuse('VCPU_ID_ABOVE_MAX', { field: 'id', given: String(id), allowed: `below ${vm.arch.maxVcpuIds}` });
   vm.createdVcpus++;
   return null;
 };

@@ -30,7 +30,7 @@ export class VmArch {
   /** KVM_SET_BOOT_CPU_ID: the vCPU that starts as bootstrap processor. */
   bspVcpuId = 0;
   maxVcpus = KVM_MAX_VCPUS;
-  /** KVM_CAP_MAX_VCPU_ID; 0: not set, KVM_MAX_VCPU_IDS counts. */
+  /** KVM_CAP_MAX_VCPU_ID; 0: not set yet. The first vCPU makes KVM_MAX_VCPU_IDS of it. */
   maxVcpuIds = 0;
 
   /** KVM_CAP_DISABLE_QUIRKS(2): bits of KVM_X86_QUIRK that are switched off. */
