@@ -2,21 +2,39 @@ import type { Kernel } from '../kernel/kernel.js';
 
 /** Resumptions of tasks between two turns of the event loop: enough to be fast, few enough to answer in between. */
 const RESUMPTIONS_PER_TURN = 64;
+const NS_PER_MS = 1_000_000n;
+/** Longest sleep that setTimeout keeps to. */
+const SLEEP_MAX_MS = 2 ** 31 - 1;
 
 /**
- * Drives a kernel's scheduler from the event loop: whatever becomes runnable is run in turns, with the network served
- * in between, so a guest in an endless loop delays nobody.
+ * Drives a kernel from the event loop: whatever becomes runnable is run in turns, with the network served in between, so
+ * a guest in an endless loop delays nobody; and timers fire when their time has come by the kernel's clock.
  */
 export const startPump = (kernel: Kernel): void => {
+  const { scheduler, timers, clock } = kernel;
   let scheduled = false;
+  let sleeping: NodeJS.Timeout | null = null;
+
   const turn = (): void => {
     scheduled = false;
-    if (kernel.scheduler.run(RESUMPTIONS_PER_TURN)) schedule();
+    timers.advance(clock.now());
+    if (scheduler.run(RESUMPTIONS_PER_TURN)) schedule();
+    sleepUntilDeadline();
   };
   const schedule = (): void => {
     if (scheduled) return;
     scheduled = true;
     setImmediate(turn);
   };
-  kernel.scheduler.onRunnable = schedule;
+  const sleepUntilDeadline = (): void => {
+    if (sleeping !== null) clearTimeout(sleeping);
+    sleeping = null;
+    const deadline = timers.nextDeadline();
+    if (deadline === null || scheduled) return;
+    const milliseconds = Number((deadline - clock.now() + NS_PER_MS - 1n) / NS_PER_MS);
+    sleeping = setTimeout(schedule, Math.min(Math.max(milliseconds, 0), SLEEP_MAX_MS));
+  };
+
+  scheduler.onRunnable = schedule;
+  timers.onEarlier = sleepUntilDeadline;
 };
