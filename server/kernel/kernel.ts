@@ -97,7 +97,7 @@ export class Kernel implements KernelParts {
       sev: Math.max(0, sev.asids - sev.minSevAsid + 1),
       sev_es: Math.min(sev.asids, sev.minSevAsid - 1),
     });
-    this.sanitizer = new Sanitizer(this.findings, this.pages, this.amd, this.vms);
+    this.sanitizer = new Sanitizer(this.findings, this.pages, this.amd, this.vms, this.scheduler);
     this.init = new Process(INIT_PID, new AddressSpace(this.pages), new FdTable(), null, 'init');
     this.kthreadd = new Process(KTHREADD_PID, null, new FdTable(), null, 'kthreadd');
     this.processes.set(INIT_PID, this.init);

@@ -1,5 +1,6 @@
 import { Failure } from '../failure.js';
 import type { Task } from '../sched/task.js';
+import { ioctlName } from '../uapi/ioctls.js';
 import { type Admission, type GatedCall, RUN } from './post-move/policy.js';
 import type { Vm } from './vm.js';
 import { describeDeath } from './vm-life.js';
@@ -14,12 +15,19 @@ export const deathDetails = (vm: Vm): Record<string, string> => {
   return life.kind === 'moved' ? { ...details, policy: life.policy.name } : details;
 };
 
+const describeCall = ({ process }: Task, vm: Vm, { scope, request, vcpu }: GatedCall): string => {
+  const name = ioctlName(request, scope) ?? `ioctl 0x${request.toString(16)}`;
+  const object = vcpu === undefined ? `${scope === 'device' ? 'a device of ' : ''}vm ${vm.id}` : `vcpu ${vcpu.id} of vm ${vm.id}`;
+  return `pid ${process.pid}: ${name} on ${object}`;
+};
+
 /**
  * The first statement of `kvm_vm_ioctl`, `kvm_vcpu_ioctl` and `kvm_device_ioctl`: the caller's mm must be the VM's, and
  * the VM must not be dead. EIO for either; tested once, without a lock, so a call that has passed goes on whatever
  * happens while it waits.
  */
 export const gate = (current: Task, vm: Vm, call: GatedCall): Admission => {
+  vm.kernel.sanitizer.callBegins(current, { vm: vm.id, describe: () => describeCall(current, vm, call) });
   if (current.process.mm !== vm.mm)
     return refuse(
       new Failure('EIO', 'VM_MM_MISMATCH', `kvm_${call.scope}_ioctl`, {

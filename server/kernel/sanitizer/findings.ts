@@ -17,39 +17,47 @@ export interface Finding {
 
 /** Most findings that a host keeps; more are only counted. */
 const FINDINGS_MAX = 4096;
-/** Calls remembered for `Finding.history`. */
+/** Calls that `Finding.history` has at most. */
 const HISTORY_MAX = 64;
+/** Calls remembered: those of all VMs, of which one finding concerns only some. */
+const JOURNAL_FACTOR = 16;
+const JOURNAL_MAX = 2 * HISTORY_MAX * JOURNAL_FACTOR;
 
-/** What a call acted on and how it ended, for the history of findings. */
-interface JournalEntry {
-  readonly text: string;
+/** A call that has begun: on which VM, if on one, and how it is described should a finding name it. */
+export interface JournalEntry {
   readonly vm: number | null;
+  /** For example `pid 101: KVM_GET_REGS on vcpu 0 of vm 3`. Asked for only by findings. */
+  readonly describe: () => string;
 }
 
 /** The list of what went wrong on a host, and the recent calls that explain it. Ledgers report here; none knows a policy. */
 export class Findings {
   private readonly list: Finding[] = [];
-  private readonly journal: JournalEntry[] = [];
+  private journal: JournalEntry[] = [];
   /** Findings beyond the limit. */
   dropped = 0;
+  /** The call under way, to which a finding is put down; null between calls. */
+  currentCall: () => JournalEntry | null = () => null;
 
   get all(): readonly Finding[] {
     return this.list;
   }
 
-  /** Notes a call on a VM (null: on none) so that later findings can tell what led to them. */
-  note(text: string, vm: number | null): void {
-    this.journal.push({ text, vm });
-    if (this.journal.length > HISTORY_MAX * 16) this.journal.splice(0, HISTORY_MAX * 8);
+  /** Notes a call so that later findings can tell what led to them. */
+  note(entry: JournalEntry): void {
+    this.journal.push(entry);
+    if (this.journal.length > JOURNAL_MAX) this.journal = this.journal.slice(-HISTORY_MAX * JOURNAL_FACTOR);
   }
 
+  /** @param vm the VM that it is about, whose calls are its history; null: everybody's */
   report(domain: FindingDomain, kind: string, message: string, vm: number | null = null): void {
     if (this.list.length >= FINDINGS_MAX) {
       this.dropped++;
       return;
     }
     const related = this.journal.filter((entry) => vm === null || entry.vm === null || entry.vm === vm);
-    const history = related.slice(-HISTORY_MAX).map((entry) => entry.text);
-    this.list.push({ domain, kind, message, vm, call: history.at(-1) ?? 'none', history });
+    const history = related.slice(-HISTORY_MAX).map(({ describe }) => describe());
+    const call = this.currentCall()?.describe() ?? history.at(-1) ?? 'none';
+    this.list.push({ domain, kind, message, vm, call, history });
   }
 }

@@ -1,9 +1,11 @@
 import type { AmdPlatform } from '../../hardware/amd/platform.js';
 import type { Vm } from '../kvm/vm.js';
 import type { PageAllocator } from '../mm/page.js';
+import type { Scheduler } from '../sched/scheduler.js';
+import type { Task } from '../sched/task.js';
 import { CarriedState } from './carried-state.js';
 import { EncryptionContexts } from './encryption-contexts.js';
-import type { Findings } from './findings.js';
+import type { Findings, JournalEntry } from './findings.js';
 import { GuestFrames } from './guest-frames.js';
 import { InterruptLedger } from './interrupt-ledger.js';
 import { Leaks } from './leaks.js';
@@ -18,31 +20,34 @@ export class Sanitizer {
   readonly carried: CarriedState;
   readonly interrupts: InterruptLedger;
   readonly leaks: Leaks;
+  private readonly calls = new WeakMap<Task, JournalEntry>();
 
   constructor(
     readonly findings: Findings,
     pages: PageAllocator,
     amd: AmdPlatform | null,
     private readonly vms: ReadonlyMap<number, Vm>,
+    scheduler: Scheduler,
   ) {
     this.contexts = new EncryptionContexts(findings, amd?.asidKeys ?? null);
     this.frames = new GuestFrames(findings, this.contexts);
     this.carried = new CarriedState(findings);
     this.interrupts = new InterruptLedger(findings);
     this.leaks = new Leaks(findings, amd?.processor ?? null);
+    findings.currentCall = () => (scheduler.current === null ? null : (this.calls.get(scheduler.current) ?? null));
     pages.onFree = (frame) => this.frames.freed(frame);
     pages.onCopy = (from, mm) => this.frames.copied(from, mm);
   }
 
-  /** A call on a VM (null: on none) begins; findings name it, and the calls before it. */
-  callBegins(text: string, vm: number | null): void {
-    this.findings.note(text, vm);
+  /** A call begins, or is found to be about a VM: findings that its task causes name it, and the calls before it. */
+  callBegins(current: Task, entry: JournalEntry): void {
+    this.calls.set(current, entry);
+    this.findings.note(entry);
     this.frames.callBegins();
   }
 
   /** A call is over, and whatever it has set free has been set free. */
   callEnded(): void {
-    this.interrupts.callEnded();
     this.leaks.callEnded(this.vms.size);
   }
 }

@@ -1,7 +1,7 @@
 import type { Process } from '../process/process.js';
 import { Thread } from '../process/thread.js';
 import { Task } from './task.js';
-import type { MightSleep, Wake } from './wait.js';
+import { type MaySleep, sleeps, type Wake } from './wait.js';
 
 /** Chooses which of the runnable tasks goes next: an index below `runnable.length`. */
 export type PickNext = (runnable: readonly Task[]) => number;
@@ -26,6 +26,8 @@ export class Scheduler {
   private readonly pick: PickNext | null;
   private runnable: Task[] = [];
   private running = 0;
+  /** The task that runs now; null between tasks. */
+  current: Task | null = null;
   private nextTid = 1000;
 
   /** Called when there is something to run and nobody drives the scheduler: whoever owns the host arranges a `run`. */
@@ -52,14 +54,15 @@ export class Scheduler {
   start<T>(
     process: Process,
     label: string,
-    body: (current: Task) => MightSleep<T>,
+    body: (current: Task) => MaySleep<T>,
     done: (result: T) => void,
     thread: Thread = new Thread(this.allocateTid()),
   ): Task {
     const task = new Task(this, process, thread, label, function* steps(current) {
       process.tasks.add(current);
       try {
-        done(yield* body(current));
+        const result = body(current);
+        done(sleeps(result) ? yield* result : result);
       } finally {
         process.taskEnded(current);
         thread.deliver();
@@ -89,6 +92,8 @@ export class Scheduler {
   }
 
   private advance(task: Task, wake: Wake): void {
+    const interrupted = this.current;
+    this.current = task;
     this.running++;
     try {
       const wait = task.resume(wake);
@@ -103,6 +108,7 @@ export class Scheduler {
       // A signal that came before the wait ends it at once, as for a task that is about to call schedule().
       if (task.interrupted) task.rouse('signal');
     } finally {
+      this.current = interrupted;
       this.running--;
       if (this.running === 0 && this.runnable.length > 0) this.onRunnable();
     }
