@@ -58,7 +58,7 @@ export class Process {
     for (const thread of this.threads.values()) {
       if (tid !== undefined && thread.tid !== tid) continue;
       known = true;
-      if (thread.blocked.has(signo)) thread.pending.add(signo);
+      if (thread.blocked.has(signo)) thread.raise(signo);
     }
     return known;
   }

@@ -41,7 +41,7 @@ export class Task {
 
   /** Sends a signal to this task's thread; it ends the wait that it may end. */
   signal(signo: number): void {
-    this.thread.pending.add(signo);
+    this.thread.raise(signo);
     if (this.interrupted) this.rouse('signal');
   }
 

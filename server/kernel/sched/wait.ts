@@ -20,6 +20,10 @@ export type MightSleep<T> = Generator<Wait, T, Wake>;
 /** What a function that usually need not wait returns: its result at once, or the steps that lead to it. */
 export type MaySleep<T> = T | MightSleep<T>;
 
+/** True for the steps of a function that has not come to its result yet. */
+export const sleeps = <T>(result: MaySleep<T>): result is MightSleep<T> =>
+  typeof result === 'object' && result !== null && Symbol.iterator in result && 'next' in result;
+
 export const RESCHED: Wait = { kind: 'resched' };
 
 /**
@@ -78,6 +82,6 @@ export class WaitQueue {
   /** Runs the callbacks, until an exclusive one has consumed the wake-up, then wakes every sleeper. */
   wakeAll(events: number = ANY_EVENT): void {
     for (const entry of this.callbacks) if (entry.wake(events) && entry.exclusive) return;
-    for (const task of [...this.sleepers]) task.wake();
+    if (this.sleepers.size > 0) for (const task of [...this.sleepers]) task.wake();
   }
 }

@@ -98,7 +98,7 @@ describe('the three kinds of wait', () => {
   it('a signal that came before the wait ends it at once', () => {
     const { scheduler, start } = setUp();
     const thread = new Thread(5);
-    thread.pending.add(SIGKILL);
+    thread.raise(SIGKILL);
     const { outcome } = start(function* body(): MightSleep<Wake> {
       return yield { kind: 'killable', queue: new WaitQueue(), site: 'test' };
     }, thread);
