@@ -33,6 +33,8 @@ export class Vcpu {
   /** KVM_REQ_VM_DEAD is never cleared on this vCPU (BUGGED_ONLY). */
   stickyDeath = false;
 
+  /** False once the last descriptor of its file is closed. */
+  fileOpen = true;
   /** Position in `vm.vcpus`; -1 until it is online. */
   index = -1;
   /** Null unless the VM has KVM_CAP_DIRTY_LOG_RING. */

@@ -50,6 +50,8 @@ export class Vm {
   readonly coalesced: CoalescedMmio;
   readonly arch: VmArch;
 
+  /** False once the last descriptor of the VM's file is closed; others may still hold the VM. */
+  fileOpen = true;
   /** vCPUs made or being made; above `vcpus.length` while a creation is under way. */
   createdVcpus = 0;
   /** Online vCPUs, by index. */
