@@ -64,7 +64,10 @@ describe('KVM_SEV_INIT and KVM_SEV_ES_INIT', () => {
 
   it('ENOTTY for SEV-ES where the host has none', () => {
     const { vmm } = createSevRig({ sev: { ...DEFAULT_HOST_CONFIG.sev, es: false } });
-    expect(vmm.command(vmm.createGuest(0).fd, 'ES_INIT').failure).toMatchObject({ errno: 'ENOTTY', reason: 'SEV_ES_NOT_ENABLED' });
+    expect(vmm.command(vmm.createGuest(0).fd, 'ES_INIT').failure).toMatchObject({
+      errno: 'ENOTTY',
+      reason: 'SEV_ES_NOT_ENABLED',
+    });
   });
 
   it('EBUSY when the ASIDs are used up; a refused VM can be initialised later', () => {

@@ -179,7 +179,10 @@ describe('registered regions', () => {
     const { vmm } = createSevRig();
     const ram = vmm.map(null, PAGE_SIZE);
     const plain = vmm.createGuest(0);
-    expect([vmm.region(plain.fd, 'REG', ram, PAGE_SIZE), vmm.region(plain.fd, 'UNREG', ram, PAGE_SIZE)]).toEqual(['ENOTTY', 'ENOTTY']);
+    expect([vmm.region(plain.fd, 'REG', ram, PAGE_SIZE), vmm.region(plain.fd, 'UNREG', ram, PAGE_SIZE)]).toEqual([
+      'ENOTTY',
+      'ENOTTY',
+    ]);
     const { fd } = vmm.createSevGuest();
     expect(vmm.region(fd, 'REG', ram, 0)).toBe('EINVAL');
     expect(vmm.region(fd, 'REG', 0x5000, PAGE_SIZE)).toBe('EFAULT');

@@ -1,9 +1,9 @@
 import { PAGE_SIZE } from '../../../../../server/hardware/units.js';
 import type { HostConfig } from '../../../../../server/kernel/config.js';
-import { Failure, failed, type Result } from '../../../../../server/kernel/failure.js';
+import { type Failure, failed, type Result } from '../../../../../server/kernel/failure.js';
 import type { Vcpu } from '../../../../../server/kernel/kvm/vcpu.js';
 import type { Vm } from '../../../../../server/kernel/kvm/vm.js';
-import { AddressSpace } from '../../../../../server/kernel/mm/address-space.js';
+import type { AddressSpace } from '../../../../../server/kernel/mm/address-space.js';
 import { ShmemObject } from '../../../../../server/kernel/mm/memory-object.js';
 import { Scheduler } from '../../../../../server/kernel/sched/scheduler.js';
 import { open } from '../../../../../server/kernel/syscalls/descriptors.js';
@@ -45,9 +45,6 @@ export interface Guest {
   readonly vcpus: readonly { readonly fd: number; readonly vcpu: Vcpu }[];
 }
 
-/** Guest RAM that several processes map: a memfd without its descriptor. */
-export const sharedRam = ({ kernel }: TestProcess, bytes: number): ShmemObject => new ShmemObject(bytes, kernel.pages);
-
 const READ_WRITE = { read: true, write: true, execute: false } as const;
 
 /** A VMM process that knows SEV: `/dev/sev`, memory, and the ioctls in the order in which a VMM makes them. */
@@ -68,6 +65,11 @@ export class Vmm {
     const address = this.mm.mmap({ length, protection: READ_WRITE, shared: object !== null, object, offset: 0 });
     if (failed(address)) throw new Error(`mmap: ${address.errno}`);
     return address;
+  }
+
+  /** Guest RAM that several processes can map: a memfd without its descriptor. */
+  sharedMemory(bytes: number): ShmemObject {
+    return new ShmemObject(bytes, this.process.kernel.pages);
   }
 
   write(address: number, bytes: Uint8Array): void {
@@ -113,9 +115,7 @@ export class Vmm {
   /** A slot of guest memory at a guest physical address. */
   addSlot({ fd }: Pick<Guest, 'fd'>, slot: number, gpa: number, address: number, bytes: number): void {
     const region = { slot, guest_phys_addr: BigInt(gpa), memory_size: BigInt(bytes), userspace_addr: BigInt(address) };
-    this.process.must(
-      this.process.ioctl(fd, IOCTL.KVM_SET_USER_MEMORY_REGION, kvm_userspace_memory_region.encode(region)),
-    );
+    this.process.must(this.process.ioctl(fd, IOCTL.KVM_SET_USER_MEMORY_REGION, kvm_userspace_memory_region.encode(region)));
   }
 
   /** A VM that is a SEV (or SEV-ES) guest, with vCPUs; LAUNCH_START done. */
