@@ -1,11 +1,17 @@
 import { Vector } from '../../../hardware/cpu/registers.js';
+import type { MemoryEncryption } from '../../../hardware/cpu/types.js';
 import { KVM_GUESTDBG } from '../../uapi/constants.js';
 import type { Vcpu } from '../vcpu.js';
 import { msrIntercepted } from './msr-exit.js';
 
+const sameEncryption = (a: MemoryEncryption, b: MemoryEncryption): boolean => {
+  if (a.kind === 'sev') return b.kind === 'sev' && a.cBit === b.cBit;
+  return a.kind === 'tdx' ? b.kind === 'tdx' && a.sharedBit === b.sharedBit : b.kind === 'none';
+};
+
 /** What of a vCPU's control area the CPU holds between entries; it is told only of changes, for they cost it its TLB. */
 export class CpuMode {
-  private encryption = '';
+  private encryption: MemoryEncryption = { kind: 'none' };
   private intercepts = -1;
 
   /** Before each entry: how memory is encrypted, and what exits. */
@@ -13,9 +19,8 @@ export class CpuMode {
     const { arch, vm } = vcpu;
     const { ops } = vm.kernel;
     const encryption = ops.memoryEncryption(vcpu);
-    const wanted = JSON.stringify(encryption);
-    if (wanted !== this.encryption) {
-      this.encryption = wanted;
+    if (!sameEncryption(encryption, this.encryption)) {
+      this.encryption = encryption;
       arch.cpu.setEncryption(encryption);
     }
     this.applyIntercepts(vcpu, ops.encryptedState(vcpu));

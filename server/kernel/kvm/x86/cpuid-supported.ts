@@ -3,7 +3,6 @@ import type { HostConfig } from '../../config.js';
 import type { Kernel } from '../../kernel.js';
 import { KVM_CPUID_FLAG } from '../../uapi/constants.js';
 import { type CpuidEntry, type CpuidRegisters, HOST_MAXPHYADDR } from './cpuid.js';
-import { FXSAVE_BYTES, SUPPORTED_XCR0, XSAVE_HEADER_BYTES } from './xsave.js';
 
 /** KVM's own leaves: the signature, and the paravirtual features, of which there are none. */
 const KVM_CPUID_SIGNATURE = 0x4000_0000;
@@ -32,8 +31,8 @@ const brand = (text: string): CpuidEntry[] =>
 
 /** FPU, VME, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE36, CLFSH, MMX, FXSR, SSE, SSE2. */
 const LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
-/** CX16, X2APIC, POPCNT, TSC_DEADLINE_TIMER, XSAVE, HYPERVISOR. */
-const LEAF_1_ECX = bits(13, 21, 23, 24, 26, 31);
+/** CX16, X2APIC, POPCNT, TSC_DEADLINE_TIMER, HYPERVISOR. */
+const LEAF_1_ECX = bits(13, 21, 23, 24, 31);
 /** FSGSBASE, TSC_ADJUST, SMEP, ERMS, SMAP. */
 const LEAF_7_EBX = bits(0, 1, 7, 9, 20);
 const LEAF_7_ECX = bits(2);
@@ -53,7 +52,10 @@ interface CpuModel {
   readonly extendedEcx: number;
 }
 
-/** An EPYC 7763 (Milan), cut down to the CPU's subset of instructions: no AVX, AES, BMI, MOVBE. */
+/**
+ * An EPYC 7763 (Milan), cut down to the CPU's subset of instructions: no XSAVE, AVX, AES, BMI. What cannot be left out of
+ * long mode is there, though the subset does not compute with it: x87, MMX, SSE.
+ */
 const EPYC: CpuModel = {
   vendor: 'AuthenticAMD',
   brand: 'AMD EPYC 7763 64-Core Processor',
@@ -86,14 +88,11 @@ export const supportedCpuid = (kernel: Kernel): CpuidEntry[] => {
   const model = modelOf(config);
   const [ebx = 0, edx = 0, ecx = 0] = words(model.vendor);
   const [kvmEbx = 0, kvmEcx = 0, kvmEdx = 0] = words('KVMKVMKVM');
-  const xsaveBytes = FXSAVE_BYTES + XSAVE_HEADER_BYTES;
   return [
     entry(0, { eax: model.maxBasic, ebx, ecx, edx }),
     entry(1, { eax: model.signature, ebx: 8 << 8, ecx: LEAF_1_ECX, edx: LEAF_1_EDX }),
     entry(6, { eax: bits(2) }),
     entry(7, { ebx: LEAF_7_EBX, ecx: LEAF_7_ECX }, 0),
-    entry(0xd, { eax: Number(SUPPORTED_XCR0), ebx: xsaveBytes, ecx: xsaveBytes }, 0),
-    entry(0xd, {}, 1),
     entry(KVM_CPUID_SIGNATURE, { eax: KVM_CPUID_FEATURES, ebx: kvmEbx, ecx: kvmEcx, edx: kvmEdx }),
     entry(KVM_CPUID_FEATURES, {}),
     entry(0x8000_0000, { eax: model.maxExtended, ...(config.vendor === 'amd' ? { ebx, ecx, edx } : {}) }),

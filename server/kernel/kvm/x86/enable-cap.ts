@@ -101,12 +101,11 @@ const SETTINGS: ReadonlyMap<number, (vm: Vm, argument: bigint) => Failure | null
   ],
   [
     KVM_CAP.X86_BUS_LOCK_EXIT,
-    ({ arch }, argument) => {
+    (_vm, argument) => {
       const refused = checkMask('BUS_LOCK_MODE', argument, Number(BUS_LOCK_OFF | BUS_LOCK_EXIT));
       if (refused !== null) return refused;
       if (argument === (BUS_LOCK_OFF | BUS_LOCK_EXIT)) return refuse('BUS_LOCK_MODES_CONFLICT', argument, 'one of 1 and 2');
       // The host's CPU does not detect bus locks (KVM_CAP_X86_BUS_LOCK_EXIT is 0): asking for the exit changes nothing.
-      arch.busLockExit = argument === BUS_LOCK_EXIT;
       return null;
     },
   ],

@@ -45,8 +45,6 @@ export class EventQueue {
   nmiPending = 0;
   /** NMIs that others have sent since KVM_REQ_NMI was last looked at. */
   nmiQueued = 0;
-  /** `exception_from_userspace`. */
-  exceptionFromUserspace = false;
 
   /** `kvm_multiple_exception`. @returns false for a triple fault */
   queueException(vector: number, errorCode: number | null = null): boolean {

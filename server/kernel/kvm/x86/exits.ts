@@ -2,10 +2,11 @@ import { Gpr, Vector } from '../../../hardware/cpu/registers.js';
 import type { CpuExit, NestedFaultExit } from '../../../hardware/cpu/types.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
-import { KVM_EXIT, KVM_MP_STATE, KVM_X86_QUIRK } from '../../uapi/constants.js';
+import { KVM_EXIT, KVM_MP_STATE, KVM_X86_DISABLE_EXITS, KVM_X86_QUIRK } from '../../uapi/constants.js';
 import { kvm_run__memory_fault } from '../../uapi/kvm-run.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
 import { cpuidForGuest } from './cpuid-runtime.js';
+import { setCr8 } from './cr8.js';
 import { debugException, exitDebug, skipEmulatedInstruction } from './debug.js';
 import { Emulation } from './emulate.js';
 import { emulateHypercall } from './hypercall.js';
@@ -79,7 +80,7 @@ const handlePlainExit = (vcpu: Vcpu, exit: PlainExit): Turn => {
       arch.lapic?.setCr8(Number(arch.cpu.state.cr8));
       return 'again';
     case 'write-trap':
-      return 'again';
+      return writeTrap(vcpu, exit.register);
     case 'exception':
       return exit.vector === Vector.BP ? exitDebug(vcpu, Vector.BP, 0) : exitUnexpected(vcpu, exit);
     case 'debug':
@@ -132,17 +133,29 @@ const nestedFault = (vcpu: Vcpu, exit: NestedFaultExit): Turn => {
   return exit.access === 'execute' ? emulationFailure(vcpu, null) : emulate(vcpu, false);
 };
 
-/** `kvm_emulate_halt`: without an APIC in the kernel the HLT is userspace's. */
+/**
+ * `kvm_emulate_halt`: without an APIC in the kernel the HLT is userspace's. With KVM_X86_DISABLE_EXITS_HLT the CPU itself
+ * halts and userspace does not hear of it, which is a vCPU that sleeps here too.
+ */
 const emulateHalt = (vcpu: Vcpu): Turn => {
   const { arch } = vcpu;
   arch.stat.halt_exits++;
   const skipped = skipEmulatedInstruction(vcpu);
-  if (arch.lapic === null) {
+  const inGuest = (vcpu.vm.arch.disabledExits & KVM_X86_DISABLE_EXITS.HLT) !== 0;
+  if (arch.lapic === null && !inGuest) {
     arch.run.exitReason = KVM_EXIT.HLT;
     return 'to-user';
   }
   arch.mpState = vcpuHasEvents(vcpu) ? KVM_MP_STATE.RUNNABLE : KVM_MP_STATE.HALTED;
   return skipped;
+};
+
+/** `cr_trap` and `efer_trap`: KVM's own copy of a protected vCPU's register follows the write, which is done. */
+const writeTrap = (vcpu: Vcpu, register: 'cr0' | 'cr4' | 'cr8' | 'efer'): Turn => {
+  const { cpu, state } = vcpu.arch;
+  if (register === 'cr8') setCr8(vcpu, cpu.state.cr8);
+  else state[register] = cpu.state[register];
+  return 'again';
 };
 
 const emulateCpuid = (vcpu: Vcpu): Turn => {

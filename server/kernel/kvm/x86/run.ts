@@ -8,6 +8,7 @@ import { apicBase } from './apic-base-msr.js';
 import { cr8, setCr8 } from './cr8.js';
 import { interruptFlag } from './events.js';
 import { handleExit } from './exits.js';
+import { withHostBreakpoints } from './host-breakpoints.js';
 import { checkAndInjectEvents } from './inject.js';
 import { lapicSyncFromVapic, lapicSyncToVapic } from './irq/vapic.js';
 import { kvmApicAcceptEvents, kvmCpuHasPendingTimer, kvmInjectPendingTimerIrqs } from './irq/vcpu-irq.js';
@@ -144,7 +145,7 @@ function* vcpuEnterGuest(current: Task, vcpu: Vcpu): MightSleep<Step> {
   if (arch.lapic !== null) arch.cpu.state.cr8 = BigInt(arch.lapic.cr8);
   arch.hasRun = true;
   arch.inGuest = true;
-  const exit = arch.cpu.run(SLICE_INSTRUCTIONS);
+  const exit = withHostBreakpoints(vcpu, () => arch.cpu.run(SLICE_INSTRUCTIONS));
   completeEvents(vcpu, exit);
   ops.leaveGuest(vcpu, exit);
   lapicSyncFromVapic(vcpu);

@@ -62,7 +62,27 @@ const checkSregs = (vcpu: Vcpu, { cr0, cr3, cr4, efer, cs }: CommonSregs): Failu
   return checkCr4(vcpu, cr4) ?? checkCr0(cr0);
 };
 
+const NO_SEGMENT = {
+  ...{ base: 0n, limit: 0, selector: 0, type: 0, present: 0, dpl: 0, db: 0, s: 0, l: 0, g: 0, avl: 0, unusable: 0 },
+  padding: 0,
+};
+const NO_TABLE = { base: 0n, limit: 0 };
+
+/** What is left of a vCPU whose state is protected: segments, tables, CR2 and CR3 are zero. */
+const protectedSregs = (vcpu: Vcpu): CommonSregs => {
+  const { state } = vcpu.arch;
+  return {
+    ...{ cs: NO_SEGMENT, ds: NO_SEGMENT, es: NO_SEGMENT, fs: NO_SEGMENT, gs: NO_SEGMENT },
+    ...{ ss: NO_SEGMENT, tr: NO_SEGMENT, ldt: NO_SEGMENT, gdt: NO_TABLE, idt: NO_TABLE },
+    ...{ cr0: state.cr0, cr2: 0n, cr3: 0n, cr4: state.cr4, efer: state.efer },
+    cr8: cr8(vcpu),
+    apic_base: apicBase(vcpu),
+  };
+};
+
+/** `__get_sregs_common`. */
 const commonSregs = (vcpu: Vcpu): CommonSregs => {
+  if (vcpu.vm.kernel.ops.guestStateProtected(vcpu)) return protectedSregs(vcpu);
   const { state } = vcpu.arch;
   const segment = (name: SegmentName): Segment & { padding: number } => ({ ...state.segment(name), padding: 0 });
   return {
@@ -79,7 +99,8 @@ const commonSregs = (vcpu: Vcpu): CommonSregs => {
 export const readSregs = (vcpu: Vcpu): Sregs => {
   const bitmap = [0n, 0n, 0n, 0n];
   const { interrupt } = vcpu.arch.events;
-  if (interrupt.injected && !interrupt.soft) bitmap[interrupt.vector >> 6] = 1n << BigInt(interrupt.vector & 63);
+  const shown = !vcpu.vm.kernel.ops.guestStateProtected(vcpu);
+  if (shown && interrupt.injected && !interrupt.soft) bitmap[interrupt.vector >> 6] = 1n << BigInt(interrupt.vector & 63);
   return { ...commonSregs(vcpu), interrupt_bitmap: bitmap };
 };
 
@@ -102,6 +123,7 @@ const applyCommon = (vcpu: Vcpu, sregs: CommonSregs): Failure | null => {
     return refuse('APIC_BASE_INVALID', 'apic_base', sregs.apic_base, 'a mode that the APIC has, and no reserved bit');
   const { arch } = vcpu;
   const { state } = arch;
+  if (vcpu.vm.kernel.ops.guestStateProtected(vcpu)) return null;
   state.setTable('idt', sregs.idt);
   state.setTable('gdt', sregs.gdt);
   state.cr2 = sregs.cr2;
@@ -122,7 +144,7 @@ const applyCommon = (vcpu: Vcpu, sregs: CommonSregs): Failure | null => {
 /** `__set_sregs`. The lowest vector of `interrupt_bitmap` is injected at the next entry. */
 export const applySregs = (vcpu: Vcpu, sregs: Sregs): Failure | null => {
   const refused = applyCommon(vcpu, sregs);
-  if (refused !== null) return refused;
+  if (refused !== null || vcpu.vm.kernel.ops.guestStateProtected(vcpu)) return refused;
   for (const [index, word] of sregs.interrupt_bitmap.entries()) {
     if (word === 0n) continue;
     let bit = 0;

@@ -86,7 +86,6 @@ export const applyEvents = (vcpu: Vcpu, given: VcpuEvents): Failure | null => {
   const { events } = arch;
   const withPayload = has(KVM_VCPUEVENT_VALID.PAYLOAD);
   const pending = withPayload && given.exception.pending !== 0;
-  events.exceptionFromUserspace = pending;
   Object.assign(events.exception, {
     pending,
     injected: given.exception.injected !== 0 && !pending,

@@ -54,8 +54,6 @@ export class VmArch {
   exitOnEmulationError = false;
   /** KVM_CAP_X86_USER_SPACE_MSR: bits of KVM_MSR_EXIT_REASON. */
   userSpaceMsrMask = 0;
-  /** KVM_CAP_X86_BUS_LOCK_EXIT. */
-  busLockExit = false;
   /** KVM_X86_SET_MSR_FILTER; null: everything is allowed. */
   msrFilter: MsrFilter | null = null;
 
@@ -63,8 +61,6 @@ export class VmArch {
   defaultTscKhz = TSC_KHZ;
   /** Added to the host's clock to give the guest's (KVM_SET_CLOCK), nanoseconds. */
   kvmclockOffset = 0n;
-  /** KVM_SET_NR_MMU_PAGES; 0: the kernel's own choice. Shadow paging alone would obey it. */
-  maxMmuPages = 0;
 
   constructor(readonly vm: Vm) {
     this.mmu = new TdpMmu(vm);

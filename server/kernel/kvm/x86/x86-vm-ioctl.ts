@@ -38,12 +38,11 @@ function* setIdentityMapAddr(current: Task, vm: Vm, arg: IoctlArg): MightSleep<R
 const vcpusCreated = (vm: Vm): Failure =>
   new Failure('EINVAL', 'VCPUS_CREATED', 'kvm_arch_vm_ioctl', { created_vcpus: String(vm.createdVcpus) });
 
-/** KVM_SET_NR_MMU_PAGES: obeyed by shadow paging alone. */
-const setNrMmuPages = (vm: Vm, arg: IoctlArg): Result<number> => {
+/** KVM_SET_NR_MMU_PAGES: shadow paging alone would obey it. */
+const setNrMmuPages = (arg: IoctlArg): Result<number> => {
   const pages = BigInt.asUintN(32, arg.value);
   if (pages < MMU_PAGES_MIN)
     return refuse('NR_MMU_PAGES_RANGE', 'kvm_vm_ioctl_set_nr_mmu_pages', 'nr', pages, `from ${MMU_PAGES_MIN}`);
-  vm.arch.maxMmuPages = Number(pages);
   return 0;
 };
 
@@ -83,7 +82,7 @@ export function* kvmArchVmIoctl(current: Task, vm: Vm, request: number, arg: Ioc
     case IOCTL.KVM_SET_IDENTITY_MAP_ADDR:
       return yield* setIdentityMapAddr(current, vm, arg);
     case IOCTL.KVM_SET_NR_MMU_PAGES:
-      return setNrMmuPages(vm, arg);
+      return setNrMmuPages(arg);
     case IOCTL.KVM_SET_CLOCK:
       return setClock(vm, arg);
     case IOCTL.KVM_GET_CLOCK:
