@@ -82,7 +82,10 @@ function certificate({ subject, issuer, publicKey, extensions }: Contents, signe
   return der.sequence(tbs, signatureAlgorithm(), der.bitString(signPss('sha384', signer, tbs)));
 }
 
-const spki = (key: KeyObject): Uint8Array => createPublicKey(key).export({ format: 'der', type: 'spki' });
+const spki = (key: KeyObject): Uint8Array => {
+  const publicKey = key.type === 'private' ? createPublicKey(key) : key;
+  return publicKey.export({ format: 'der', type: 'spki' });
+};
 
 /** A certificate of an authority, which may sign others. */
 export function authorityCertificate(subject: string, key: KeyObject, issuer: string, signer: KeyObject): Uint8Array {
