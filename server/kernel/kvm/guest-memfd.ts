@@ -195,7 +195,7 @@ export class GuestMemfd implements FileOperations, MemoryObject {
   }
 
   /** `kvm_gmem_punch_hole`: guests and mappings lose the pages before they are freed. */
-  private punch(first: number, last: number): void {
+  punch(first: number, last: number): void {
     this.unmapGuest(first, last);
     for (const mapping of this.mappings) mapping.unmapPages(first, last);
     for (const [index, page] of this.pages) {

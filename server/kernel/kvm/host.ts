@@ -6,6 +6,7 @@ import { PAGE_SIZE } from '../../hardware/units.js';
 import type { Clock } from '../clock.js';
 import type { HostConfig } from '../config.js';
 import { sevDevInit } from '../drivers/ccp/sev-dev.js';
+import { chrDevInit } from '../drivers/char/mem.js';
 import { Kernel } from '../kernel.js';
 import { PageAllocator } from '../mm/page.js';
 import { Findings } from '../sanitizer/findings.js';
@@ -38,6 +39,7 @@ export const createHost = (config: HostConfig, { clock, scheduler = new Schedule
 
   const parts = { config, dram, pages, scheduler, costs, entropy, clock, findings, amd };
   const kernel = new Kernel(parts, amd === null ? createVmxOps : createSvmOps, postMovePolicy(config.postMovePolicy));
+  chrDevInit(kernel);
   kernel.devices.set('/dev/kvm', (flags) => openKvm(kernel, flags));
   sevDevInit(kernel);
   return kernel;

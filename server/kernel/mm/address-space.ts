@@ -146,6 +146,22 @@ export class AddressSpace implements UserCopy {
     return this.firstHole(start, end) < end ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise') : null;
   }
 
+  /**
+   * MADV_REMOVE: punches a hole into what is mapped. EINVAL for private anonymous memory, EACCES for a mapping through
+   * which the object cannot be written, EOPNOTSUPP for an object without holes, ENOMEM for a hole in the mapping.
+   */
+  remove(start: number, length: number): Failure | null {
+    const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    for (const area of this.areas.filter((each) => each.start < end && each.end > start)) {
+      if (area.object === null) return new Failure('EINVAL', 'MEMORY_WITHOUT_FILE', 'madvise_remove');
+      if (!area.shared || !area.protection.write) return new Failure('EACCES', 'MAPPING_NOT_WRITABLE', 'madvise_remove');
+      if (area.object.punch === undefined) return new Failure('EOPNOTSUPP', 'FALLOCATE_UNSUPPORTED', 'madvise_remove');
+      const first = area.firstPage + pageOf(Math.max(start, area.start) - area.start);
+      area.object.punch(first, first + pageOf(Math.min(end, area.end) - Math.max(start, area.start)));
+    }
+    return this.covers(start, end) ? null : new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise');
+  }
+
   /** `dup_mmap`: the child's memory. Private pages are shared until one side writes; pinned ones are copied at once. */
   fork(): Result<AddressSpace> {
     const child = new AddressSpace(this.provider);

@@ -111,16 +111,20 @@ export const mprotect = (current: Task, address: bigint, length: bigint, prot: n
   return mm.mprotect(Number(address), Number(length), protectionOf(prot)) ?? 0;
 };
 
-/** `madvise`: MADV_DONTNEED, and the advice that changes nothing visible. EINVAL for other; ENOMEM for a hole. */
+/**
+ * `madvise`: MADV_DONTNEED, MADV_REMOVE, and the advice that changes nothing visible. EINVAL for other; ENOMEM for a hole
+ * in the mapping.
+ */
 export const madvise = (current: Task, address: bigint, length: bigint, advice: number): Result<number> => {
   const mm = memoryOf(current);
-  if (advice !== MADV.DONTNEED && !ADVICE_WITHOUT_EFFECT.has(advice))
+  if (advice !== MADV.DONTNEED && advice !== MADV.REMOVE && !ADVICE_WITHOUT_EFFECT.has(advice))
     return refuse('EINVAL', 'MADVISE_ADVICE', 'madvise_behavior_valid', 'advice', String(advice));
   if (address % PAGE !== 0n) return refuse('EINVAL', 'ADDRESS_UNALIGNED', 'do_madvise', 'address', hex(address));
   if (length === 0n) return 0;
   if (address >= TASK_END || length > TASK_END - address)
     return refuse('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise', 'length', hex(length));
   if (advice === MADV.DONTNEED) return mm.dontNeed(Number(address), Number(length)) ?? 0;
+  if (advice === MADV.REMOVE) return mm.remove(Number(address), Number(length)) ?? 0;
   return mm.covers(Number(address), Number(address + length)) ? 0 : new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise');
 };
 

@@ -191,6 +191,18 @@ describe('madvise', () => {
     expect(load(at, 1)).toEqual(Uint8Array.of(0));
   });
 
+  it('MADV_REMOVE punches a hole into shared memory, for everybody', () => {
+    const { mapped, advise, load, store, protect, dram } = setUp();
+    const shared = mapped({ flags: MAP.SHARED | MAP.ANONYMOUS, length: 2n * PAGE });
+    store(shared, new Uint8Array(8192).fill(3));
+    expect(advise(shared + PAGE, PAGE, MADV.REMOVE)).toBe(0);
+    expect(dram.used).toBe(1);
+    expect(load(shared + PAGE - 1n, 2)).toEqual(Uint8Array.of(3, 0));
+    expect(advise(mapped({}), PAGE, MADV.REMOVE)).toBe('EINVAL');
+    protect(shared, PAGE, PROT.READ);
+    expect(advise(shared, PAGE, MADV.REMOVE)).toBe('EACCES');
+  });
+
   it('refuses unknown advice and holes', () => {
     const { mapped, advise } = setUp();
     const at = mapped({});
