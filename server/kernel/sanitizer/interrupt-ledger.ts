@@ -23,6 +23,11 @@ const list = (numbers: Iterable<number>): string => [...numbers].map((number) =>
 const without = (set: ReadonlySet<number>, ...others: readonly ReadonlySet<number>[]): number[] =>
   [...set].filter((number) => !others.some((other) => other.has(number)));
 
+const joined = ({ pending, served }: Waiting, accepted: ReadonlySet<number> | null | undefined): Waiting => ({
+  pending: new Set([...pending, ...(accepted ?? [])]),
+  served,
+});
+
 const ofApic = (vcpu: Vcpu): Waiting => {
   const { lapic } = vcpu.arch;
   if (lapic === null) return NONE;
@@ -58,15 +63,30 @@ export class InterruptLedger {
     this.left.delete(destination);
     this.left.set(source, destination);
     for (const vcpu of source.vcpus) {
+      const waiting = this.takeApic(vcpu);
       const successor = destination.vcpus.find(({ id }) => id === vcpu.id);
       if (successor === undefined || successor.arch.lapic === null) continue;
-      this.expectedApic.set(successor, ofApic(vcpu));
+      this.expectedApic.set(successor, waiting);
       successor.arch.lapic.watched = new Set();
     }
+    const waiting = this.takePic(source);
     const pic = destination.arch.irq.chips?.pic;
     if (pic === undefined) return;
-    this.expectedPic.set(destination, ofPic(source));
+    this.expectedPic.set(destination, waiting);
     pic.watched = new Set();
+  }
+
+  /** What waits in a vCPU's local APIC; if the guest has never entered there, what ought to. */
+  private takeApic(vcpu: Vcpu): Waiting {
+    const owed = this.expectedApic.get(vcpu);
+    this.expectedApic.delete(vcpu);
+    return owed === undefined ? ofApic(vcpu) : joined(owed, vcpu.arch.lapic?.watched);
+  }
+
+  private takePic(vm: Vm): Waiting {
+    const owed = this.expectedPic.get(vm);
+    this.expectedPic.delete(vm);
+    return owed === undefined ? ofPic(vm) : joined(owed, vm.arch.irq.chips?.pic.watched);
   }
 
   /**
