@@ -14,7 +14,7 @@ const OUT = 'gen';
 const bin = (name: string): string => join('node_modules', '.bin', name);
 const write = (file: string, text: string): void => writeFileSync(join(OUT, file), text);
 
-const DESCRIPTORS_TYPES = `/** The contract as a serialized google.protobuf.FileDescriptorSet, comments included. Import it lazily: it is large. */
+const DESCRIPTORS_TYPES = `/** The contract, health and channelz as a serialized google.protobuf.FileDescriptorSet, comments included. Import it lazily: it is large. */
 export declare function descriptors(): Buffer;
 `;
 
@@ -41,7 +41,16 @@ rmSync(OUT, { recursive: true, force: true });
 mkdirSync(OUT);
 execFileSync(bin('pbjs'), [...PBJS_OPTIONS, ...PBJS_FLAGS.map((flag) => `--${flag}`), ...contractFiles()], { stdio: 'inherit' });
 copyFileSync(join('tools', 'codegen', 'wire.js'), join(OUT, 'wire.js'));
-const descriptors = execFileSync(bin('buf'), ['build', '--output', '-#format=binpb'], { maxBuffer: 2 ** 26 });
+/** A FileDescriptorSet; two of them in a row are one. */
+const descriptorSet = (...input: string[]): Buffer =>
+  execFileSync(bin('buf'), ['build', ...input, '--output', '-#format=binpb'], { maxBuffer: 2 ** 26 });
+const HEALTH = join('node_modules', 'grpc-health-check', 'proto');
+const GRPC_JS = join('node_modules', '@grpc', 'grpc-js', 'proto');
+const descriptors = Buffer.concat([
+  descriptorSet(),
+  descriptorSet(HEALTH),
+  descriptorSet(GRPC_JS, '--path', join(GRPC_JS, 'channelz.proto')),
+]);
 
 const contract = loadContract();
 write('messages.js', messagesModule(contract));

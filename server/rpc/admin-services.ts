@@ -4,7 +4,7 @@ import {
   type ServiceDefinition,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
-import type { MessageTypeDefinition, PackageDefinition } from '@grpc/proto-loader';
+import type { PackageDefinition } from '@grpc/proto-loader';
 import protobuf from 'protobufjs/minimal.js';
 import type { LazyService, LoadedService } from './lazy-service.js';
 
@@ -45,17 +45,6 @@ const loadChannelz = async (): Promise<LoadedService> => ({
   implementation: getChannelzHandlers(),
 });
 
-const isMessageType = (value: unknown): value is MessageTypeDefinition<object, object> =>
-  typeof value === 'object' && value !== null && 'fileDescriptorProtos' in value;
-
-/** The files that describe a library's service: its methods' messages lead to them. */
-const asPackage = (definition: ServiceDefinition): PackageDefinition => {
-  const types: PackageDefinition = {};
-  for (const method of Object.values(definition))
-    if ('requestType' in method && isMessageType(method.requestType)) types[method.path] = method.requestType;
-  return types;
-};
-
 /**
  * The files of a google.protobuf.FileDescriptorSet (its field 1) as they are: proto-loader would join files of one
  * package and drop the comments.
@@ -71,21 +60,16 @@ const filesOf = (set: Uint8Array): Buffer[] => {
 };
 
 /**
- * Reflection from the descriptors that the contract was built to, with its comments, and from those of health and
- * channelz.
+ * Reflection from the descriptors that `buf build` made of the contract, of health and of channelz, with their comments.
  */
 const loadReflection = async (services: readonly string[]): Promise<LoadedService[]> => {
   const [{ ReflectionService }, { descriptors }] = await Promise.all([
     import('@grpc/reflection'),
     import('../../gen/descriptors.js'),
   ]);
-  const health = await loadHealth(services);
-  const channelz = await loadChannelz();
   const described: PackageDefinition = {
     // Reflection takes the files from here and looks at nothing else.
     contract: { format: 'Protocol Buffer 3 EnumDescriptorProto', type: {}, fileDescriptorProtos: filesOf(descriptors()) },
-    ...asPackage(health.definition),
-    ...asPackage(channelz.definition),
   };
   const reflection = new ReflectionService(described, { services: [...services, HEALTH, CHANNELZ] });
   return captured((server) => reflection.addToServer(server));
