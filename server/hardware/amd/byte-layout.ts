@@ -15,28 +15,44 @@ export interface Struct {
   reservedIsZero(bytes: Uint8Array): boolean;
 }
 
-const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-
 export const u8 = (offset: number): Field<number> => ({
   offset,
   size: 1,
-  get: (bytes) => viewOf(bytes).getUint8(offset),
-  set: (bytes, value) => viewOf(bytes).setUint8(offset, value),
+  get: (bytes) => bytes[offset],
+  set: (bytes, value) => {
+    bytes[offset] = value;
+  },
 });
 
 export const u16 = (offset: number): Field<number> => ({
   offset,
   size: 2,
-  get: (bytes) => viewOf(bytes).getUint16(offset, true),
-  set: (bytes, value) => viewOf(bytes).setUint16(offset, value, true),
+  get: (bytes) => bytes[offset] | (bytes[offset + 1] << 8),
+  set: (bytes, value) => {
+    bytes[offset] = value;
+    bytes[offset + 1] = value >>> 8;
+  },
 });
+
+/** Every command reads a few of these, so it does without a DataView. */
+const getU32 = (bytes: Uint8Array, offset: number): number =>
+  (bytes[offset] | (bytes[offset + 1] << 8) | (bytes[offset + 2] << 16) | (bytes[offset + 3] << 24)) >>> 0;
+
+function setU32(bytes: Uint8Array, offset: number, value: number): void {
+  bytes[offset] = value;
+  bytes[offset + 1] = value >>> 8;
+  bytes[offset + 2] = value >>> 16;
+  bytes[offset + 3] = value >>> 24;
+}
 
 export const u32 = (offset: number): Field<number> => ({
   offset,
   size: 4,
-  get: (bytes) => viewOf(bytes).getUint32(offset, true),
-  set: (bytes, value) => viewOf(bytes).setUint32(offset, value, true),
+  get: (bytes) => getU32(bytes, offset),
+  set: (bytes, value) => setU32(bytes, offset, value),
 });
+
+const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
 export const u64 = (offset: number): Field<bigint> => ({
   offset,
@@ -52,8 +68,11 @@ export const u64 = (offset: number): Field<bigint> => ({
 export const paddr = (offset: number): Field<number> => ({
   offset,
   size: 8,
-  get: (bytes) => Number(viewOf(bytes).getBigUint64(offset, true)),
-  set: (bytes, value) => viewOf(bytes).setBigUint64(offset, BigInt(value), true),
+  get: (bytes) => getU32(bytes, offset + 4) * 2 ** 32 + getU32(bytes, offset),
+  set: (bytes, value) => {
+    setU32(bytes, offset, value % 2 ** 32);
+    setU32(bytes, offset + 4, Math.floor(value / 2 ** 32));
+  },
 });
 
 /** A string of bytes. `get` gives a copy (unlike `slice` of a Buffer, which is a view); `set` fills what the value does not cover with zeros. */

@@ -45,7 +45,7 @@ const CURVE_P384 = 2;
 export const EC_PUBLIC_KEY = struct(1028, { curve: u32(0), qx: blob(4, 72), qy: blob(76, 72) });
 
 /** An ECDSA signature, R and S little-endian in 72 bytes, at the beginning of a larger field. */
-export const EC_SIGNATURE = struct(144, { r: blob(0, 72), s: blob(72, 72) });
+const EC_SIGNATURE = struct(144, { r: blob(0, 72), s: blob(72, 72) });
 
 /** A big-endian number of P-384 as a little-endian field of 72 bytes. */
 const toField = (number: Uint8Array): Uint8Array => Uint8Array.from(number).reverse();

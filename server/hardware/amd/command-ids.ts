@@ -60,4 +60,3 @@ export const COMMAND = {
 } as const;
 
 export type CommandName = keyof typeof COMMAND;
-export type CommandId = (typeof COMMAND)[CommandName];

@@ -49,8 +49,10 @@ export function withBuffer(
   run: (buffer: Uint8Array) => Status,
 ): Status {
   if (spec === null) return run(NO_BUFFER);
-  const buffer = firmware.memory.read(address, spec.struct.size, null);
-  if (buffer === null) return STATUS.INVALID_ADDRESS;
+  const stored = firmware.memory.read(address, spec.struct.size, null);
+  if (stored === null) return STATUS.INVALID_ADDRESS;
+  // A copy: what the command changes becomes visible when it is done.
+  const buffer = Uint8Array.from(stored);
   if (spec.hasInput && !spec.struct.reservedIsZero(buffer)) return STATUS.INVALID_PARAM;
   const writable = spec.hasOutput ? firmware.memory.checkWrite([address, buffer.length]) : STATUS.SUCCESS;
   if (writable !== STATUS.SUCCESS) return writable;

@@ -35,8 +35,16 @@ export class FirmwareMemory {
     private readonly rmp: Rmp,
   ) {}
 
-  /** A copy of a range as seen through `key` (null: the bare cells), or null if some byte of it is no memory in use. */
+  /**
+   * A range as seen through `key` (null: the bare cells), or null if some byte of it is no memory in use. Inside one page it
+   * is a view, valid until the page is looked at in another way; whoever keeps or changes it makes a copy.
+   */
   read(address: number, length: number, key: EncryptionKey | null): Uint8Array | null {
+    const frame = this.soleFrame(address, length);
+    if (frame !== undefined) {
+      const offset = address % PAGE_SIZE;
+      return frame.view(key).subarray(offset, offset + length);
+    }
     const spans = this.spans(address, length);
     if (spans === null) return null;
     const bytes = new Uint8Array(length);
@@ -51,6 +59,7 @@ export class FirmwareMemory {
   /** Whether every byte of some ranges is memory that the firmware may write. */
   checkWrite(...ranges: readonly Range[]): Status {
     for (const [address, length] of ranges) {
+      if (!this.rmp.isActive && this.soleFrame(address, length) !== undefined) continue;
       const spans = this.spans(address, length);
       if (spans === null) return STATUS.INVALID_ADDRESS;
       if (this.rmp.isActive && spans.some(({ frame }) => this.rmp.state(frame.pfn) !== 'firmware'))
@@ -83,6 +92,13 @@ export class FirmwareMemory {
   frameAt(address: number): Frame | null {
     const start = withoutCBit(address);
     return start >= C_BIT || start % PAGE_SIZE !== 0 ? null : (this.dram.at(hpaToPfn(hpa(start))) ?? null);
+  }
+
+  /** The frame that holds a whole range, if one does and it is in use. */
+  private soleFrame(address: number, length: number): Frame | undefined {
+    const start = withoutCBit(address);
+    if (start >= C_BIT || (start % PAGE_SIZE) + length > PAGE_SIZE) return undefined;
+    return this.dram.at(hpaToPfn(hpa(start)));
   }
 
   private writeUnchecked(address: number, bytes: Uint8Array, key: EncryptionKey | null): void {

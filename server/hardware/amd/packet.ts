@@ -1,6 +1,5 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
-import { blob, struct, u32 } from './byte-layout.js';
-import { littleEndian32 } from './kdf.js';
+import { blob, struct, u8, u32 } from './byte-layout.js';
 import { counterMode, type TransportKeys } from './session.js';
 
 /** The header of a packet of guest memory in transport (sev-firmware.md 3.6). */
@@ -11,6 +10,9 @@ export const PACKET_COMPRESSED = 1;
 
 /** The first byte under a MAC, which says what was authenticated. That VMSAs use 3 is not verified. */
 export const MAC_CONTEXT = { LAUNCH_SECRET: 1, UPDATE_DATA: 2, UPDATE_VMSA: 3, MEASURE: 4 } as const;
+
+/** What is authenticated before the data. */
+const MAC_PREFIX = struct(29, { context: u8(0), flagsAndIv: blob(1, 20), guestLength: u32(21), transLength: u32(25) });
 
 export type PacketContext = typeof MAC_CONTEXT.UPDATE_DATA | typeof MAC_CONTEXT.UPDATE_VMSA | typeof MAC_CONTEXT.LAUNCH_SECRET;
 
@@ -52,9 +54,12 @@ function packetMac(
   guestLength: number,
   data: Uint8Array,
 ): Uint8Array {
-  const mac = createHmac('sha256', tik);
-  mac.update(Uint8Array.of(context)).update(header.subarray(0, PACKET_HEADER.mac.offset));
-  mac.update(littleEndian32(guestLength)).update(littleEndian32(data.length)).update(data);
+  const prefix = new Uint8Array(MAC_PREFIX.size);
+  MAC_PREFIX.context.set(prefix, context);
+  MAC_PREFIX.flagsAndIv.set(prefix, header.subarray(0, PACKET_HEADER.mac.offset));
+  MAC_PREFIX.guestLength.set(prefix, guestLength);
+  MAC_PREFIX.transLength.set(prefix, data.length);
+  const mac = createHmac('sha256', tik).update(prefix).update(data);
   if (measure !== undefined) mac.update(measure);
   return mac.digest();
 }

@@ -1,4 +1,4 @@
-import type { Charge } from '../costs.js';
+import type { Charge, Primitive } from '../costs.js';
 import type { Dram } from '../dram.js';
 import { createEntropy, type Entropy } from '../entropy.js';
 import type { Asid, Hpa, Pfn } from '../units.js';
@@ -98,7 +98,15 @@ const commands: readonly Command[] = [
   ...snpGuestRequestCommands,
 ];
 
-const commandsById = new Map<number, Command>(commands.map((command) => [COMMAND[command.name], command]));
+interface Mailbox {
+  readonly command: Command;
+  /** What a use of the command is charged as. */
+  readonly primitive: Primitive;
+}
+
+const mailbox = new Map<number, Mailbox>(
+  commands.map((command) => [COMMAND[command.name], { command, primitive: `psp_${command.name}` }]),
+);
 
 /**
  * The AMD Secure Processor with its SEV firmware. It has one mailbox and does one command at a time; the driver that
@@ -158,10 +166,10 @@ export class SecureProcessor {
    * @param id a command id of `COMMAND`; any other is INVALID_COMMAND
    */
   issue(id: number, buffer: Hpa): Status {
-    const command = commandsById.get(id);
-    if (command === undefined) return STATUS.INVALID_COMMAND;
-    this.firmware.charge(`psp_${command.name}`);
-    return command.execute(this.firmware, buffer);
+    const entry = mailbox.get(id);
+    if (entry === undefined) return STATUS.INVALID_COMMAND;
+    this.firmware.charge(entry.primitive);
+    return entry.command.execute(this.firmware, buffer);
   }
 
   get version(): FirmwareVersion {

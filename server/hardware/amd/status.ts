@@ -41,7 +41,7 @@ export const STATUS = {
   INVALID_KEY: 0x27,
 } as const;
 
-export type StatusName = keyof typeof STATUS;
+type StatusName = keyof typeof STATUS;
 export type Status = (typeof STATUS)[StatusName];
 
 const names = new Map<number, string>(Object.entries(STATUS).map(([name, code]) => [code, name]));

@@ -25,7 +25,8 @@ function copy(
   if (hasPolicy(guest.policy, POLICY.NODBG)) return STATUS.POLICY_FAILURE;
   const bytes = firmware.memory.read(source, length, from);
   if (bytes === null) return STATUS.INVALID_ADDRESS;
-  firmware.memory.write(destination, bytes, to);
+  // A copy: source and destination may be in one page, which is looked at in two ways.
+  firmware.memory.write(destination, Uint8Array.from(bytes), to);
   firmware.charge('psp_kib_encrypted', length / 1024);
   return STATUS.SUCCESS;
 }

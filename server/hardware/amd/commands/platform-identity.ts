@@ -63,7 +63,11 @@ const pekCertImport = initialisedCommand({
     // One comparison for the key and everything else that the request says about it.
     if (pek === null || !Buffer.from(withoutSignatures(pekBytes)).equals(request)) return STATUS.INVALID_CERTIFICATE;
     if (!isSignedBy(pek, oca)) return STATUS.INVALID_CERTIFICATE;
-    return adopt(firmware, platform, identities.withExternalOwner(ocaBytes, pekBytes, identity.pek));
+    return adopt(
+      firmware,
+      platform,
+      identities.withExternalOwner(Uint8Array.from(ocaBytes), Uint8Array.from(pekBytes), identity.pek),
+    );
   },
 });
 

@@ -46,7 +46,7 @@ const VERSION = 3;
 const ECDSA_P384_SHA384 = 1;
 
 /** SIGNING_KEY. */
-export const SIGNING_KEY = { VCEK: 0, VLEK: 1, NONE: 7 } as const;
+const SIGNING_KEY = { VCEK: 0, VLEK: 1, NONE: 7 } as const;
 
 const AUTHOR_KEY_EN = 1 << 0;
 const MASK_CHIP_KEY = 1 << 1;

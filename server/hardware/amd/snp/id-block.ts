@@ -67,7 +67,7 @@ export function checkIdBlock({ block, auth, hasAuthorKey, digest, policy }: IdBl
 }
 
 /** The digest of a public key that reports name: SHA-384 over its 1028 bytes. */
-export const keyDigest = (key: Uint8Array): Uint8Array => createHash('sha384').update(key).digest();
+const keyDigest = (key: Uint8Array): Uint8Array => createHash('sha384').update(key).digest();
 
 function isSignedBy(message: Uint8Array, signature: Uint8Array, key: Uint8Array): boolean {
   const publicKey = decodeEcPublicKey(key);

@@ -79,7 +79,7 @@ export function snpGuestCommand<Kind extends SnpGuestStateKind>({
 }
 
 /** The guest whose context stands at an address. */
-export function guestAt({ memory }: Firmware, { guests }: SnpInitialised, address: number): SnpGuest | Status {
+function guestAt({ memory }: Firmware, { guests }: SnpInitialised, address: number): SnpGuest | Status {
   const frame = memory.frameAt(address);
   if (frame === null) return STATUS.INVALID_ADDRESS;
   return guests.get(frame.pfn) ?? STATUS.INVALID_GUEST;
