@@ -204,8 +204,11 @@ export class LinearMemory {
 
   copyOut(lo: number, hi: number, size: number, from: Uint8Array, at: number, user = this.user): void {
     // Both pages of an access must be writable before a byte of it is written.
-    const offset = lo & OFFSET;
-    if (offset + size > 4096) this.entryFor((lo + size - 1) | 0, this.highAfter(lo, hi, size - 1), 'write', user);
+    if ((lo & OFFSET) + size > 4096) {
+      this.forEachPage(lo, hi, size, (pageLo, pageHi) => {
+        this.entryFor(pageLo, pageHi, 'write', user);
+      });
+    }
     this.forEachPage(lo, hi, size, (pageLo, pageHi, count, done) => {
       const entry = this.entryFor(pageLo, pageHi, 'write', user);
       const bytes = from.subarray(at + done, at + done + count);
@@ -233,8 +236,9 @@ export class LinearMemory {
 
   /** Checks that `size` bytes can be written, so that a sequence of stores cannot fault half way. */
   probeWrite(lo: number, hi: number, size: number): void {
-    this.entryFor(lo, hi, 'write', this.user);
-    if ((lo & OFFSET) + size > 4096) this.entryFor((lo + size - 1) | 0, this.highAfter(lo, hi, size - 1), 'write', this.user);
+    this.forEachPage(lo, hi, size, (pageLo, pageHi) => {
+      this.entryFor(pageLo, pageHi, 'write', this.user);
+    });
   }
 
   /** The page instructions are fetched from. */
