@@ -55,13 +55,13 @@ export const APIC_VECTOR_MASK = 0xff;
 export const APIC_MODE_MASK = 0x700;
 export const APIC_DEST_LOGICAL = 1 << 11;
 export const APIC_ICR_BUSY = 1 << 12;
-export const APIC_INPUT_POLARITY = 1 << 13;
+const APIC_INPUT_POLARITY = 1 << 13;
 export const APIC_INT_ASSERT = 1 << 14;
 export const APIC_INT_LEVELTRIG = 1 << 15;
 export const APIC_SHORT_MASK = 0xc0000;
 
-export const APIC_LVT_SEND_PENDING = 1 << 12;
-export const APIC_LVT_REMOTE_IRR = 1 << 14;
+const APIC_LVT_SEND_PENDING = 1 << 12;
+const APIC_LVT_REMOTE_IRR = 1 << 14;
 export const APIC_LVT_LEVEL_TRIGGER = 1 << 15;
 export const APIC_LVT_MASKED = 1 << 16;
 

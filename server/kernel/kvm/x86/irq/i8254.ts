@@ -13,7 +13,7 @@ export const KVM_SPEAKER_BASE_ADDRESS = 0x61;
 const CHANNELS = 3;
 const NSEC_PER_SEC = 1_000_000_000n;
 /** Hz of the counters' clock. */
-export const KVM_PIT_FREQ = 1_193_182n;
+const KVM_PIT_FREQ = 1_193_182n;
 /** Mode that the chip has before it is programmed. */
 const MODE_NONE = 0xff;
 /** `rw_mode`, `read_state`, `write_state`: which byte of the count is next. */

@@ -217,11 +217,6 @@ export class I8259 {
     return status;
   }
 
-  /** `kvm_pic_clear_all`: a source of interrupts is gone. */
-  dropSource(source: IrqSource): void {
-    this.lines.drop(source);
-  }
-
   /** `kvm_pic_read_irq`: the CPU's two INTA cycles. @returns the vector; line 7's when the request has gone away meanwhile */
   readIrq(): number {
     this.line = false;

@@ -1,4 +1,5 @@
 import type { KernelTimer } from '../../../timer.js';
+import { KVM_IOAPIC_NUM_PINS } from '../../../uapi/constants.js';
 import { kvm_ioapic_state } from '../../../uapi/irq-structs.js';
 import { apicMatchesDest } from './apic-match.js';
 import { APIC, APIC_DEST_SHORTHAND, APIC_DM, APIC_SPIV_DIRECTED_EOI } from './apic-registers.js';
@@ -10,7 +11,6 @@ import { RtcStatus } from './rtc-status.js';
 
 export const IOAPIC_DEFAULT_BASE_ADDRESS = 0xfec0_0000;
 export const IOAPIC_MEM_LENGTH = 0x100;
-export const IOAPIC_NUM_PINS = 24;
 const IOAPIC_VERSION_ID = 0x11;
 /** The RTC's pin: its EOIs are tracked for user space (`RTC_GSI`). */
 const RTC_PIN = 8;
@@ -55,11 +55,11 @@ export class Ioapic {
   private irr = 0;
   /** Edges that have been sent, though their line is still high. */
   private irrDelivered = 0;
-  private readonly table = new RedirectionTable(IOAPIC_NUM_PINS);
-  private readonly lines = new IrqLines(IOAPIC_NUM_PINS);
+  private readonly table = new RedirectionTable(KVM_IOAPIC_NUM_PINS);
+  private readonly lines = new IrqLines(KVM_IOAPIC_NUM_PINS);
   private readonly rtc = new RtcStatus();
   /** `irq_eoi`: EOIs in a row that found the line still high. */
-  private readonly successive = new Uint32Array(IOAPIC_NUM_PINS);
+  private readonly successive = new Uint32Array(KVM_IOAPIC_NUM_PINS);
   private readonly eoiInject: KernelTimer;
 
   constructor(private readonly host: IoapicHost) {
@@ -69,11 +69,6 @@ export class Ioapic {
   /** `kvm_ioapic_set_irq`. @returns above 0 how many vCPUs got it, 0 coalesced, -1 masked or nobody there */
   setIrq(pin: number, source: IrqSource, level: boolean, lineStatus: boolean): number {
     return this.setLine(pin, this.lines.set(pin, source, level), lineStatus);
-  }
-
-  /** `kvm_ioapic_clear_all`. */
-  dropSource(source: IrqSource): void {
-    this.lines.drop(source);
   }
 
   /** `ioapic_set_irq`. */
@@ -124,7 +119,8 @@ export class Ioapic {
    */
   updateEoi(apic: Lapic, vector: number, levelTriggered: boolean): void {
     if (this.rtc.vectorOf(apic.id) === vector) this.rtc.eoi(apic.id);
-    for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) if (this.table.vector(pin) === vector) this.endPin(apic, pin, levelTriggered);
+    for (let pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
+      if (this.table.vector(pin) === vector) this.endPin(apic, pin, levelTriggered);
   }
 
   /** `kvm_ioapic_update_eoi_one`. */
@@ -147,7 +143,7 @@ export class Ioapic {
 
   /** `kvm_ioapic_eoi_inject_work`. */
   private injectPostponed(): void {
-    for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++)
+    for (let pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
       if (this.table.level(pin) && (this.irr & (1 << pin)) !== 0 && !this.table.remoteIrr(pin)) this.service(pin, false);
   }
 
@@ -168,13 +164,13 @@ export class Ioapic {
   private readWindow(): number {
     switch (this.select) {
       case REG.VERSION:
-        return ((IOAPIC_NUM_PINS - 1) << 16) | IOAPIC_VERSION_ID;
+        return ((KVM_IOAPIC_NUM_PINS - 1) << 16) | IOAPIC_VERSION_ID;
       case REG.ID:
       case REG.ARB_ID:
         return (this.id & 0xf) << 24;
       default: {
         const pin = (this.select - REG.REDIRECTION) >>> 1;
-        return pin < IOAPIC_NUM_PINS ? this.table.word(pin, this.select & 1) : 0xffff_ffff;
+        return pin < KVM_IOAPIC_NUM_PINS ? this.table.word(pin, this.select & 1) : 0xffff_ffff;
       }
     }
   }
@@ -199,7 +195,7 @@ export class Ioapic {
       return;
     }
     const pin = (this.select - REG.REDIRECTION) >>> 1;
-    if (pin < IOAPIC_NUM_PINS) this.writeRedirection(pin, this.select & 1, value);
+    if (pin < KVM_IOAPIC_NUM_PINS) this.writeRedirection(pin, this.select & 1, value);
   }
 
   private writeRedirection(pin: number, half: number, value: number): void {
@@ -235,7 +231,7 @@ export class Ioapic {
   scan(apic: Lapic): void {
     const owed = this.rtc.vectorOf(apic.id);
     if (owed !== undefined) apic.handleEoiOf(owed);
-    for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) {
+    for (let pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
       if (!this.table.level(pin) && pin !== RTC_PIN && !this.host.hasAckNotifier(pin)) continue;
       const irq = this.message(pin);
       if (apicMatchesDest(apic, null, irq)) apic.handleEoiOf(irq.vector);
@@ -271,7 +267,7 @@ export class Ioapic {
     this.irrDelivered = 0;
     this.host.scanAll();
     this.rtc.reset();
-    for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) if (state.irr & (1 << pin)) this.setLine(pin, true, true);
+    for (let pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) if (state.irr & (1 << pin)) this.setLine(pin, true, true);
     this.rtc.reset();
     for (const apic of this.host.lapics()) this.restoreRtcEoi(apic);
   }

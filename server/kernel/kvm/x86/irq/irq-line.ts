@@ -18,9 +18,4 @@ export class IrqLines {
     this.held[pin] = next;
     return next !== 0;
   }
-
-  /** A source that goes away holds nothing any more. */
-  drop(source: IrqSource): void {
-    for (let pin = 0; pin < this.held.length; pin++) this.set(pin, source, false);
-  }
 }

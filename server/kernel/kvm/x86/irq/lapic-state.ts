@@ -3,6 +3,7 @@ import { KVM_X86_QUIRK } from '../../../uapi/constants.js';
 import { REQUEST } from '../../vcpu.js';
 import { APIC, APIC_DFR_FLAT, APIC_DM, APIC_LVT_MASKED, KVM_APIC_REG_SIZE, LVT_REGISTERS } from './apic-registers.js';
 import { type Lapic, x2apicLdr } from './lapic.js';
+import { x2apicIcrHigh } from './lapic-access.js';
 
 /** A local APIC's state as a whole: reset, KVM_GET_LAPIC, KVM_SET_LAPIC. */
 
@@ -23,7 +24,7 @@ export const lapicReset = (apic: Lapic, init: boolean): void => {
   apic.setMapped(APIC.DFR, APIC_DFR_FLAT);
   apic.setSpiv(0xff);
   if (!apic.x2apic) apic.setMapped(APIC.LDR, 0);
-  const icrHigh = apic.x2apic && !vm.host.x2apicIcrIsSplit ? APIC.ICR + 4 : APIC.ICR2;
+  const icrHigh = apic.x2apic ? x2apicIcrHigh(apic) : APIC.ICR2;
   for (const register of [APIC.TASKPRI, APIC.ESR, APIC.ICR, icrHigh, APIC.TDCR, APIC.TMICT]) apic.setReg(register, 0);
   for (const bitmap of [APIC.IRR, APIC.ISR, APIC.TMR]) apic.page.clearVectors(bitmap);
   apic.irrChanged();
