@@ -13,6 +13,7 @@ import { kvm_run__system_event } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
 import type { VendorExit } from '../x86/ops.js';
 import { holdForSipi } from './ap-reset-hold.js';
+import { toSevInfo } from './sev-info.js';
 import { toSvm } from './vcpu-svm.js';
 
 const HANDLED: VendorExit = { kind: 'handled' };
@@ -22,6 +23,12 @@ export const terminate = (vcpu: Vcpu, data: bigint): VendorExit => {
   vcpu.arch.run.exit(KVM_EXIT.SYSTEM_EVENT, kvm_run__system_event, { type: KVM_SYSTEM_EVENT.SEV_TERM, ndata: 1, data: [data] });
   return { kind: 'to-user' };
 };
+
+const VERSION_SHIFT = 48n;
+
+/** The highest protocol is the guest's own `ghcb_version`, which a move leaves behind: a guest that asks again gets 0 [D]. */
+const sevInfo = (ghcbVersion: number): bigint =>
+  (ghcbMsrSevInfo(C_BIT_POSITION) & ((1n << VERSION_SHIFT) - 1n)) | (BigInt(ghcbVersion) << VERSION_SHIFT);
 
 /** The registers of CPUID in the order of the protocol's register numbers. */
 const CPUID_REGISTERS = ['eax', 'ebx', 'ecx', 'edx'] as const;
@@ -38,7 +45,7 @@ export const handleMsrProtocol = (vcpu: Vcpu, request: bigint): VendorExit => {
   };
   switch (ghcbMsrCode(request)) {
     case GHCB_MSR.SEV_INFO_REQ:
-      return answer(ghcbMsrSevInfo(C_BIT_POSITION));
+      return answer(sevInfo(toSevInfo(vcpu.vm).ghcbVersion));
     case GHCB_MSR.CPUID_REQ: {
       const { function: leaf, register } = decodeGhcbMsrCpuid(request);
       const name = CPUID_REGISTERS[register] ?? 'eax';

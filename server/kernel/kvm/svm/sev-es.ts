@@ -1,12 +1,4 @@
-import {
-  clearGhcbFields,
-  GHCB,
-  GHCB_EXIT,
-  GHCB_PROTOCOL,
-  ghcbMsrCode,
-  isGhcbFieldValid,
-  setGhcbField,
-} from '../../../hardware/amd/ghcb.js';
+import { clearGhcbFields, GHCB, GHCB_EXIT, ghcbMsrCode, isGhcbFieldValid, setGhcbField } from '../../../hardware/amd/ghcb.js';
 import { SvmExitCode } from '../../../hardware/cpu/types.js';
 import { type Gpa, PAGE_SIZE } from '../../../hardware/units.js';
 import { Failure } from '../../failure.js';
@@ -201,11 +193,9 @@ const unhandled = (vcpu: Vcpu, code: bigint): Turn => {
   return 'to-user';
 };
 
-/** `sev_es_validate_vmgexit`, as far as it looks at the block itself. Null: well-formed. */
-const malformed = (page: Uint8Array, version: number): bigint | null => {
+/** `sev_es_validate_vmgexit`, as far as it looks at the block itself; its protocol version is not among it. Null: well-formed. */
+const malformed = (page: Uint8Array): bigint | null => {
   if (GHCB.usage.get(page) !== 0) return GHCB_ERR.INVALID_USAGE;
-  const protocol = GHCB.protocolVersion.get(page);
-  if (protocol > Math.min(version, GHCB_PROTOCOL.MAX)) return GHCB_ERR.INVALID_USAGE;
   const needed = [GHCB.swExitCode, GHCB.swExitInfo1, GHCB.swExitInfo2];
   return needed.every((field) => isGhcbFieldValid(page, field)) ? null : GHCB_ERR.MISSING_INPUT;
 };
@@ -238,7 +228,7 @@ export const handleVmgexit = (vcpu: Vcpu): Turn => {
   const address = guestAddress(ghcb);
   const page = address === null ? null : mapGuestPage(vcpu, address);
   if (address === null || page === null) return 'again';
-  const reason = malformed(page, toSevInfo(vcpu.vm).ghcbVersion);
+  const reason = malformed(page);
   const request = takeRequest(vcpu, address, page);
   if (reason !== null) return reject(request, reason);
   setGhcbField(page, GHCB.swExitInfo1, 0n);

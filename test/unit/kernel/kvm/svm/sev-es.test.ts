@@ -1,0 +1,223 @@
+import { describe, expect, it } from 'vitest';
+import { GHCB, GHCB_EXIT, ghcbMsrSevInfo } from '../../../../../server/hardware/amd/ghcb.js';
+import { SvmExitCode } from '../../../../../server/hardware/cpu/types.js';
+import { postMovePolicy } from '../../../../../server/kernel/kvm/post-move/index.js';
+import { toSvm } from '../../../../../server/kernel/kvm/svm/vcpu-svm.js';
+import { KVM_EXIT, KVM_SYSTEM_EVENT } from '../../../../../server/kernel/uapi/constants.js';
+import { IOCTL } from '../../../../../server/kernel/uapi/ioctls.js';
+import {
+  kvm_run__internal,
+  kvm_run__io,
+  kvm_run__mmio,
+  kvm_run__system_event,
+} from '../../../../../server/kernel/uapi/kvm-run.js';
+import { kvm_cpuid_entry2, kvm_cpuid2, kvm_regs } from '../../../../../server/kernel/uapi/x86-structs.js';
+import { createEsGuest, type EsGuest, GHCB_GPA, type GhcbRequest, RAM_BYTES, vmgexit } from './es-guest.js';
+import { createSevRig, type Vmm } from './sev-rig.js';
+
+const IOIO = BigInt(SvmExitCode.IOIO);
+const OUT8 = 0x10n;
+const IN8 = 0x11n;
+const port = (number: bigint, flags: bigint): bigint => (number << 16n) | flags;
+const BUFFER = BigInt(GHCB_GPA + GHCB.sharedBuffer.offset);
+
+/** Runs until the next exit; its reason. */
+const run = (guest: EsGuest, vmm: Vmm = guest.vmm): number => {
+  vmm.process.must(vmm.process.ioctl(guest.vcpuFd, IOCTL.KVM_RUN));
+  return exitOf(guest).exitReason;
+};
+const exitOf = ({ vcpus: [vcpu] }: EsGuest) => {
+  if (vcpu === undefined) throw new Error('no vCPU');
+  return vcpu.vcpu.arch.run;
+};
+const ghcb = (guest: EsGuest): Uint8Array => guest.vmm.read(guest.address + GHCB_GPA, 4096);
+const start = (requests: readonly GhcbRequest[], code?: readonly number[]) => {
+  const rig = createSevRig();
+  return { ...rig, guest: createEsGuest(rig.vmm, requests, code) };
+};
+
+describe('what an SEV-ES guest asks for in its GHCB', () => {
+  it('OUT and IN reach userspace, and the result is in the GHCB', () => {
+    const { guest } = start([
+      { code: IOIO, info1: port(0x10n, OUT8), rax: 0x42n },
+      { code: IOIO, info1: port(0x11n, IN8), rax: 0xff00n },
+    ]);
+    expect(run(guest)).toBe(KVM_EXIT.IO);
+    expect(exitOf(guest).read(kvm_run__io)).toMatchObject({ direction: 1, size: 1, port: 0x10, count: 1 });
+    expect(exitOf(guest).pio[0]).toBe(0x42);
+    expect(run(guest)).toBe(KVM_EXIT.IO);
+    expect(exitOf(guest).read(kvm_run__io)).toMatchObject({ direction: 0, size: 1, port: 0x11 });
+    exitOf(guest).pio[0] = 0x99;
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect(GHCB.rax.get(ghcb(guest))).toBe(0xff99n);
+  });
+
+  it('string I/O moves data through the shared buffer', () => {
+    const { guest } = start([
+      { code: IOIO, info1: port(0x10n, OUT8 | 4n), info2: 5n, scratch: BUFFER, data: Uint8Array.of(1, 2, 3, 4, 5) },
+      { code: IOIO, info1: port(0x10n, IN8 | 4n), info2: 3n, scratch: BUFFER },
+    ]);
+    expect(run(guest)).toBe(KVM_EXIT.IO);
+    expect(exitOf(guest).read(kvm_run__io)).toMatchObject({ port: 0x10, count: 5 });
+    expect([...exitOf(guest).pio.subarray(0, 5)]).toEqual([1, 2, 3, 4, 5]);
+    expect(run(guest)).toBe(KVM_EXIT.IO);
+    exitOf(guest).pio.set([7, 8, 9]);
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect([...GHCB.sharedBuffer.get(ghcb(guest)).subarray(0, 3)]).toEqual([7, 8, 9]);
+  });
+
+  it('MMIO goes out in parts of at most eight bytes, and data comes back where the guest said', () => {
+    const { guest } = start([
+      { code: GHCB_EXIT.MMIO_WRITE, info1: 0xf000_0000n, info2: 12n, scratch: BUFFER, data: new Uint8Array(12).fill(0xab) },
+      { code: GHCB_EXIT.MMIO_READ, info1: 0xf000_1000n, info2: 4n, scratch: BUFFER },
+    ]);
+    expect(run(guest)).toBe(KVM_EXIT.MMIO);
+    expect(exitOf(guest).read(kvm_run__mmio)).toMatchObject({ phys_addr: 0xf000_0000n, len: 8, is_write: 1 });
+    expect(run(guest)).toBe(KVM_EXIT.MMIO);
+    expect(exitOf(guest).read(kvm_run__mmio)).toMatchObject({ phys_addr: 0xf000_0008n, len: 4, is_write: 1 });
+    expect(run(guest)).toBe(KVM_EXIT.MMIO);
+    expect(exitOf(guest).read(kvm_run__mmio)).toMatchObject({ phys_addr: 0xf000_1000n, len: 4, is_write: 0 });
+    const [vcpu] = guest.vcpus;
+    kvm_run__mmio.write(vcpu?.vcpu.runPages.run.bytes ?? new Uint8Array(0), { data: Uint8Array.of(1, 2, 3, 4) });
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect([...GHCB.sharedBuffer.get(ghcb(guest)).subarray(0, 4)]).toEqual([1, 2, 3, 4]);
+  });
+
+  it('CPUID answers what KVM_SET_CPUID2 has set', () => {
+    const { vmm, guest } = start([{ code: BigInt(SvmExitCode.CPUID), rax: 0x4000_0000n, rcx: 0n }]);
+    const entry = kvm_cpuid_entry2.encode({ function: 0x4000_0000, eax: 1, ebx: 2, ecx: 3, edx: 0xffff_ffff });
+    const cpuid = new Uint8Array(kvm_cpuid2.size + entry.length);
+    cpuid.set(kvm_cpuid2.encode({ nent: 1 }));
+    cpuid.set(entry, kvm_cpuid2.size);
+    vmm.process.must(vmm.process.ioctl(guest.vcpuFd, IOCTL.KVM_SET_CPUID2, cpuid));
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    const page = ghcb(guest);
+    expect([GHCB.rax, GHCB.rbx, GHCB.rcx, GHCB.rdx].map((field) => field.get(page))).toEqual([1n, 2n, 3n, 0xffff_ffffn]);
+  });
+
+  it('the AP jump table is kept for the guest', () => {
+    const { guest } = start([
+      { code: GHCB_EXIT.AP_JUMP_TABLE, info1: 0n, info2: 0x1234_5000n },
+      { code: GHCB_EXIT.AP_JUMP_TABLE, info1: 1n },
+    ]);
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect(GHCB.swExitInfo2.get(ghcb(guest))).toBe(0x1234_5000n);
+  });
+
+  it('a request for termination ends in KVM_EXIT_SYSTEM_EVENT with the block’s address', () => {
+    const { guest } = start([{ code: GHCB_EXIT.TERMINATION }]);
+    expect(run(guest)).toBe(KVM_EXIT.SYSTEM_EVENT);
+    const event = exitOf(guest).read(kvm_run__system_event);
+    expect([event.type, event.ndata, event.data[0]]).toEqual([KVM_SYSTEM_EVENT.SEV_TERM, 1, BigInt(GHCB_GPA)]);
+  });
+
+  it('an exit that nobody handles is an internal error with its code', () => {
+    const { guest } = start([{ code: 0x7777n }]);
+    expect(run(guest)).toBe(KVM_EXIT.INTERNAL_ERROR);
+    expect(exitOf(guest).read(kvm_run__internal).data[0]).toBe(0x7777n);
+  });
+
+  for (const [name, request, reason] of [
+    ['a block of another usage', { code: IOIO, usage: 1 }, 2n],
+    ['an exit code that is not declared', { code: IOIO, undeclared: ['swExitCode'] }, 4n],
+    ['OUT without a register', { code: IOIO, info1: port(0x10n, OUT8) }, 4n],
+    ['a scratch area that leaves the block', { code: GHCB_EXIT.MMIO_WRITE, info2: 8n, scratch: BUFFER + 2030n }, 3n],
+    ['an operand of no size', { code: IOIO, info1: port(0x10n, 0n), rax: 0n }, 5n],
+  ] as const)
+    it(`tells the guest that ${name} is malformed`, () => {
+      const { guest } = start([request]);
+      expect(run(guest)).toBe(KVM_EXIT.HLT);
+      const page = ghcb(guest);
+      expect([GHCB.swExitInfo1.get(page), GHCB.swExitInfo2.get(page)]).toEqual([2n, reason]);
+    });
+});
+
+describe('the GHCB MSR protocol', () => {
+  it('answers SEV_INFO in the MSR', () => {
+    const { guest } = start([], vmgexit(2));
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    const [vcpu] = guest.vcpus;
+    if (vcpu === undefined) throw new Error('no vCPU');
+    const version1 = 1n << 48n;
+    expect(toSvm(vcpu.vcpu).vmcb.ghcb).toBe((ghcbMsrSevInfo(51) & (version1 - 1n)) | version1);
+  });
+
+  it('0x100 terminates', () => {
+    const { guest } = start([], vmgexit(0x100));
+    expect(run(guest)).toBe(KVM_EXIT.SYSTEM_EVENT);
+    expect(exitOf(guest).read(kvm_run__system_event).data[0]).toBe(0x100n);
+  });
+
+  it('a request that nobody knows is EINVAL', () => {
+    const { guest, vmm } = start([], vmgexit(0x7ff));
+    expect(vmm.run(guest.vcpuFd)).toBe('EINVAL');
+  });
+
+  it('AP reset hold is userspace’s without an in-kernel APIC', () => {
+    const { guest } = start([], vmgexit(6));
+    expect(run(guest)).toBe(KVM_EXIT.AP_RESET_HOLD);
+  });
+});
+
+describe('the state of an encrypted vCPU', () => {
+  it('is not what KVM_GET_REGS reports, before or after the guest has run', () => {
+    const { guest, vmm, host } = start([{ code: IOIO, info1: port(0x10n, OUT8), rax: 1n }]);
+    run(guest);
+    const regs = new Uint8Array(kvm_regs.size);
+    vmm.process.must(vmm.process.ioctl(guest.vcpuFd, IOCTL.KVM_GET_REGS, regs));
+    expect(kvm_regs.decode(regs).rip).toBe(0x5000n);
+    expect(guest.vcpus[0]?.vcpu.arch.cpu.state.rip).not.toBe(0x5000n);
+    vmm.process.must(vmm.process.ioctl(guest.vcpuFd, IOCTL.KVM_SET_REGS, kvm_regs.encode({ rip: 0n })));
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect(host.kernel.findings.all).toEqual([]);
+  });
+
+  it('FAIL_ENTRY without LAUNCH_UPDATE_VMSA: the save area decrypts to nonsense', () => {
+    const { vmm } = createSevRig();
+    const { fd, vcpus } = vmm.createSevGuest({ es: true });
+    vmm.addSlot({ fd }, 0, 0, vmm.map(null, RAM_BYTES), RAM_BYTES);
+    expect(vmm.run(vcpus[0]?.fd ?? -1)).toBe(0);
+    expect(vcpus[0]?.vcpu.arch.run.exitReason).toBe(KVM_EXIT.FAIL_ENTRY);
+  });
+
+  it('moves: the destination goes on where the source was, and the old vCPU cannot enter', () => {
+    const rig = createSevRig();
+    const { vmm, host } = rig;
+    const other = rig.spawn();
+    const guest = createEsGuest(vmm, [
+      { code: IOIO, info1: port(0x10n, OUT8), rax: 1n },
+      { code: IOIO, info1: port(0x11n, OUT8), rax: 2n },
+    ]);
+    guest.vm.postMovePolicy = postMovePolicy('NOT_DEAD');
+    expect([run(guest), exitOf(guest).read(kvm_run__io).port]).toEqual([KVM_EXIT.IO, 0x10]);
+    const [old] = guest.vcpus;
+    if (old === undefined) throw new Error('no vCPU');
+    old.vcpu.runPages.run.bytes[1] = 1;
+    expect(vmm.run(guest.vcpuFd)).toBe('EINTR');
+    old.vcpu.runPages.run.bytes[1] = 0;
+
+    const destination = other.createGuest(1);
+    const [vcpu] = destination.vcpus;
+    if (vcpu === undefined) throw new Error('no vCPU');
+    const address = other.map(guest.ram, RAM_BYTES);
+    other.addSlot(destination, 0, 0, address, RAM_BYTES);
+    expect(other.tryMove(destination.fd, vmm.send(guest.fd, other))).toBe(0);
+    const moved: EsGuest = { ...destination, vcpuFd: vcpu.fd, ram: guest.ram, address };
+    expect([run(moved), exitOf(moved).read(kvm_run__io).port]).toEqual([KVM_EXIT.IO, 0x11]);
+    expect(run(moved)).toBe(KVM_EXIT.HLT);
+    expect(host.kernel.findings.all).toEqual([]);
+
+    expect([vmm.run(guest.vcpuFd), old.vcpu.arch.run.exitReason]).toEqual([0, KVM_EXIT.FAIL_ENTRY]);
+    other.process.closeAll();
+    vmm.process.closeAll();
+    host.kernel.sanitizer.callEnded();
+    expect(host.kernel.findings.all).toEqual([]);
+  });
+
+  it('loses the result of a load that was under way when it moved, and that is a finding', () => {
+    const { vmm, guest, host } = start([{ code: IOIO, info1: port(0x11n, IN8) }]);
+    run(guest);
+    expect(vmm.tryMove(vmm.createGuest(1).fd, guest.fd)).toBe(0);
+    expect(host.kernel.findings.all.map(({ domain, kind }) => `${domain} ${kind}`)).toEqual(['guest IO_RESULT_LOST']);
+  });
+});
