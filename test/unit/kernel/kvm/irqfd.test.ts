@@ -110,6 +110,15 @@ describe('KVM_IRQFD', () => {
     expect(vm.kmem.chargedBytes).toBe(charged);
   });
 
+  it('empties the counter when it is deassigned, so that nobody else hears what the VM was told', () => {
+    const { eventfd, newVm } = newHost();
+    const { irqfd } = newVm();
+    const { fd, counter } = eventfd(7n);
+    irqfd({ fd });
+    irqfd({ fd, flags: FLAG.DEASSIGN });
+    expect(counter.value).toBe(0n);
+  });
+
   it('goes with the eventfd whose last descriptor is closed', () => {
     const { host, eventfd, newVm } = newHost();
     const { irqfd, vm } = newVm();
