@@ -330,7 +330,7 @@ export class Cpu {
       const event = this.injected;
       this.injected = null;
       core.attention = true;
-      const exit = this.raise(event);
+      const exit = this.raise(event, true);
       if (exit !== null) return exit;
     }
     if (this.interruptWindow && this.canTakeInterrupt) return { kind: 'interrupt-window' };
@@ -428,11 +428,14 @@ export class Cpu {
     }
   }
 
-  /** Delivers an event and whatever exceptions that raises in turn. */
-  private raise(event: EventInfo): CpuExit | null {
+  /**
+   * Delivers an event and whatever exceptions that raises in turn.
+   * @param injected the event comes from the host, which does not intercept what it injects (APM vol. 2, 15.20)
+   */
+  private raise(event: EventInfo, injected = false): CpuExit | null {
     let current = event;
     for (;;) {
-      if (this.isIntercepted(current)) {
+      if (!(injected && current === event) && this.isIntercepted(current)) {
         if (current.vector === Vector.DB) return { kind: 'debug', dr6: this.state.dr[DR6] };
         return { kind: 'exception', vector: current.vector, errorCode: current.errorCode };
       }

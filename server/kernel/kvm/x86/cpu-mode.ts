@@ -31,7 +31,8 @@ export class CpuMode {
     const { control } = arch.guestDebug;
     const singleStep = (control & KVM_GUESTDBG.SINGLESTEP) !== 0;
     const cr8Write = arch.lapic !== null && !encrypted;
-    let exceptions = 0;
+    // #UD is intercepted to emulate what the CPU does not know, which needs the guest's memory in the clear.
+    let exceptions = this.encryption.kind === 'none' ? 1 << Vector.UD : 0;
     if ((control & KVM_GUESTDBG.USE_SW_BP) !== 0) exceptions |= 1 << Vector.BP;
     if ((control & KVM_GUESTDBG.USE_HW_BP) !== 0) exceptions |= 1 << Vector.DB;
     const wanted = exceptions | (singleStep ? 1 << 28 : 0) | (cr8Write ? 1 << 29 : 0) | (encrypted ? 1 << 30 : 0);

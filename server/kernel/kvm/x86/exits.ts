@@ -82,6 +82,7 @@ const handlePlainExit = (vcpu: Vcpu, exit: PlainExit): Turn => {
     case 'write-trap':
       return writeTrap(vcpu, exit.register);
     case 'exception':
+      if (exit.vector === Vector.UD) return undefinedInstruction(vcpu);
       return exit.vector === Vector.BP ? exitDebug(vcpu, Vector.BP, 0) : exitUnexpected(vcpu, exit);
     case 'debug':
       return debugException(vcpu, exit.dr6);
@@ -185,6 +186,12 @@ const TSC_AUX = 0xc000_0103;
 const emulateMonitor = (vcpu: Vcpu): Turn => {
   const known = (((vcpu.arch.cpuid.find(1, 0)?.ecx ?? 0) >>> 3) & 1) === 1;
   if (known || vcpu.vm.arch.quirkEnabled(KVM_X86_QUIRK.MWAIT_NEVER_UD_FAULTS)) return skipEmulatedInstruction(vcpu);
+  queueException(vcpu, Vector.UD);
+  return 'again';
+};
+
+/** `handle_ud`: the CPU knows every instruction that is emulated for its own sake, so the guest gets its exception. */
+const undefinedInstruction = (vcpu: Vcpu): Turn => {
   queueException(vcpu, Vector.UD);
   return 'again';
 };
