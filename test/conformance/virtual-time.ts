@@ -8,9 +8,9 @@ import type { Timer } from './system-calls.js';
 
 const NANOSECONDS_PER_MILLISECOND = 1_000_000n;
 /** Simulated time that passes while a task runs from one wait to the next: a guest's slice, for the most part. */
-const RESUMPTION_NS = 100_000n;
+const RESUMPTION_NS = 3_000_000n;
 /** Resumptions between two looks at the timers. */
-const RESUMPTIONS = 16;
+const RESUMPTIONS = 2;
 
 /** A clock that stands still unless it is moved. */
 export class VirtualClock implements Clock {
