@@ -9,6 +9,7 @@ import type { MemoryEncryptionEngine } from './memory-encryption.js';
 import type { PersistentStore } from './persistent-store.js';
 import type { PlatformState } from './platform-state.js';
 import type { Rmp } from './rmp.js';
+import type { SaveAreaIntegrity } from './save-area-integrity.js';
 import type { SnpMsrs } from './snp/snp-msrs.js';
 import type { SnpConfig, SnpPlatform } from './snp/snp-platform.js';
 import type { Vlek } from './snp/versioned-keys.js';
@@ -19,6 +20,7 @@ export interface Firmware {
   readonly memory: FirmwareMemory;
   readonly engine: MemoryEncryptionEngine;
   readonly asidKeys: AsidKeys;
+  readonly saveAreas: SaveAreaIntegrity;
   readonly rmp: Rmp;
   readonly snpMsrs: SnpMsrs;
   /** Whether simultaneous multithreading is on. */

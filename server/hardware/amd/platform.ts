@@ -5,6 +5,7 @@ import { AsidKeys, type AsidRange } from './asid-keys.js';
 import { createKeyDistribution, type KeyDistribution } from './key-distribution.js';
 import { createMemoryEncryptionEngine } from './memory-encryption.js';
 import { Rmp } from './rmp.js';
+import { SaveAreaIntegrity } from './save-area-integrity.js';
 import { SecureProcessor } from './secure-processor.js';
 import { SnpMsrs } from './snp/snp-msrs.js';
 
@@ -22,6 +23,8 @@ export interface AmdPlatformOptions {
 export interface AmdPlatform {
   readonly processor: SecureProcessor;
   readonly asidKeys: AsidKeys;
+  /** What VMRUN compares a save area with, and VMEXIT records. */
+  readonly saveAreas: SaveAreaIntegrity;
   /** The reverse map table; not consulted before SNP_INIT. */
   readonly rmp: Rmp;
   /** The registers that must be right on every CPU before SNP_INIT. */
@@ -37,12 +40,14 @@ export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPla
   const asidKeys = new AsidKeys(asids, cpus);
   const engine = createMemoryEncryptionEngine(entropy.fork('memory encryption tweaks'));
   const keyDistribution = createKeyDistribution();
+  const saveAreas = new SaveAreaIntegrity();
   const rmp = new Rmp();
   const snpMsrs = new SnpMsrs(cpus);
   const processor = new SecureProcessor({
     dram,
     engine,
     asidKeys,
+    saveAreas,
     rmp,
     snpMsrs,
     entropy: entropy.fork('secure processor'),
@@ -60,5 +65,5 @@ export function createAmdPlatform({ dram, entropy, charge, cpus, asids }: AmdPla
     dram.writebackAll();
   }
 
-  return { processor, asidKeys, rmp, snpMsrs, keyDistribution, wbinvd, wbinvdOnAllCpus };
+  return { processor, asidKeys, saveAreas, rmp, snpMsrs, keyDistribution, wbinvd, wbinvdOnAllCpus };
 }

@@ -26,6 +26,7 @@ import type { MemoryEncryptionEngine } from './memory-encryption.js';
 import { createFlashStore } from './persistent-store.js';
 import type { PlatformStateKind } from './platform-state.js';
 import type { Rmp } from './rmp.js';
+import type { SaveAreaIntegrity } from './save-area-integrity.js';
 import { CPU_SIGNATURE } from './snp/attestation-report.js';
 import { snpGuestManagementCommands } from './snp/commands/snp-guest-management.js';
 import { snpGuestRequestCommands } from './snp/commands/snp-guest-request.js';
@@ -42,6 +43,7 @@ export interface SecureProcessorOptions {
   readonly dram: Dram;
   readonly engine: MemoryEncryptionEngine;
   readonly asidKeys: AsidKeys;
+  readonly saveAreas: SaveAreaIntegrity;
   readonly rmp: Rmp;
   readonly snpMsrs: SnpMsrs;
   /** Everything random, and the chip's own secret, come from here. */
@@ -120,6 +122,7 @@ export class SecureProcessor {
     dram,
     engine,
     asidKeys,
+    saveAreas,
     rmp,
     snpMsrs,
     entropy,
@@ -137,6 +140,7 @@ export class SecureProcessor {
       memory: new FirmwareMemory(dram, rmp),
       engine,
       asidKeys,
+      saveAreas,
       rmp,
       snpMsrs,
       smt: true,

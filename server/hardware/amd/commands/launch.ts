@@ -82,7 +82,12 @@ const launchUpdateVmsa = activeGuestCommand({
   run: (call) => {
     if (!hasPolicy(call.guest.policy, POLICY.ES)) return STATUS.INVALID_CONFIG;
     if (LAUNCH_UPDATE.length.get(call.buffer) !== PAGE_SIZE) return STATUS.INVALID_LENGTH;
-    return LAUNCH_UPDATE.paddr.get(call.buffer) % PAGE_SIZE === 0 ? measureAndEncrypt(call) : STATUS.INVALID_ADDRESS;
+    const { memory, saveAreas } = call.firmware;
+    const frame = memory.frameAt(LAUNCH_UPDATE.paddr.get(call.buffer));
+    if (frame === null) return STATUS.INVALID_ADDRESS;
+    const status = measureAndEncrypt(call);
+    if (status === STATUS.SUCCESS) saveAreas.record(frame, call.key);
+    return status;
   },
 });
 

@@ -74,6 +74,8 @@ function receive({ firmware, guest, state, key, buffer }: ActiveGuestCall<'recei
   if (plaintext === null) return STATUS.BAD_MEASUREMENT;
   if ((PACKET_HEADER.flags.get(header) & PACKET_COMPRESSED) !== 0) return STATUS.UNSUPPORTED;
   memory.write(guestPaddr, plaintext, key);
+  const saveArea = context === MAC_CONTEXT.UPDATE_VMSA ? memory.frameAt(guestPaddr) : null;
+  if (saveArea !== null) firmware.saveAreas.record(saveArea, key);
   firmware.charge('psp_kib_encrypted', guestLength / 1024);
   firmware.charge('psp_kib_digested', guestLength / 1024);
   return STATUS.SUCCESS;

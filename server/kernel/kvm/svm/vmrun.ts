@@ -54,7 +54,8 @@ const vmrunAccepts = (module: SevModule, vcpu: Vcpu, { vmcb }: VcpuSvm): boolean
   const key = module.amd.asidKeys.keyOf(vmcb.asid);
   if (key === null) return false;
   if (!vmcb.sevEsEnabled) return true;
-  return vmcb.vmsa !== null && loadSaveArea(vcpu.arch.cpu.state, vmcb.vmsa.frame.view(key));
+  if (vmcb.vmsa === null || !module.amd.saveAreas.isIntact(vmcb.vmsa.frame, key)) return false;
+  return loadSaveArea(vcpu.arch.cpu.state, vmcb.vmsa.frame.view(key));
 };
 
 /** `svm_prepare_switch_to_guest` and VMRUN. */
@@ -87,6 +88,7 @@ export const leaveGuest = (module: SevModule, vcpu: Vcpu, exit: CpuExit): void =
   vmcb.ghcb = state.ghcb;
   const key = module.amd.asidKeys.keyOf(vmcb.asid);
   storeSaveArea(state, vmcb.vmsa.frame.viewForWrite(key));
+  if (key !== null) module.amd.saveAreas.record(vmcb.vmsa.frame, key);
 };
 
 const sevStatus = ({ vm }: Vcpu, { vmcb }: VcpuSvm): bigint => {
