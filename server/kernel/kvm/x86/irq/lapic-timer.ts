@@ -157,7 +157,6 @@ export class LapicTimer {
   }
 
   private startPeriod(): void {
-    if (this.period === 0n) return;
     const now = this.host.clock.now();
     if (now > this.target) {
       this.expire(false);

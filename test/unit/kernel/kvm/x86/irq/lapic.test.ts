@@ -340,7 +340,9 @@ describe('the saved state of a local APIC', () => {
     ipi(vcpu, 0, SELF | 0x72);
     const saved = lapicGetState(vcpu.apic);
     const other = new IrqBench();
-    const restored = other.createVcpu(0);
+    const restored = other.createEnabledVcpu(0);
+    ipi(restored, 0, SELF | 0x33);
+    takeInterrupt(restored);
     expect(lapicSetState(restored.apic, saved)).toBeNull();
     expect(lapicGetState(restored.apic)).toEqual(saved);
     expect(takeRequest(restored, 'EVENT')).toBe(true);
