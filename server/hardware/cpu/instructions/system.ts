@@ -55,21 +55,24 @@ const ADDRESSES: readonly number[] = [
   Msr.KERNEL_GS_BASE,
 ];
 
-/** With encrypted state the guest's GHCB MSR is no exit, and EFER is trapped after the write. */
-const isOwn = (core: Core, index: number): boolean =>
-  PASSED_THROUGH.includes(index) ||
-  (core.intercepts.nonAutomatic === 'vc' && (index === Msr.SEV_ES_GHCB || index === Msr.SEV_STATUS)) ||
-  (core.intercepts.writeTraps && index === Msr.EFER);
-
-/** The MSR permission map. */
-const isIntercepted = (core: Core, index: number, write: boolean): boolean => core.intercepts.msr?.(index, write) === true;
+/**
+ * Whether the CPU serves an access itself. With encrypted state the guest's GHCB MSR is no exit, and EFER is trapped
+ * after the write. The permission map can take any of them away.
+ */
+function isOwn(core: Core, index: number, write: boolean): boolean {
+  const { nonAutomatic, writeTraps, msr } = core.intercepts;
+  const own =
+    PASSED_THROUGH.includes(index) ||
+    (nonAutomatic === 'vc' && (index === Msr.SEV_ES_GHCB || index === Msr.SEV_STATUS)) ||
+    (index === Msr.EFER && (!write || writeTraps));
+  return own && msr?.(index, write) !== true;
+}
 
 function readMsr(core: Core): Compiled {
   return next(() => {
     core.requirePrivilege();
     const index = core.gpr[RCX] >>> 0;
-    const own = isOwn(core, index) || index === Msr.EFER;
-    const value = own && !isIntercepted(core, index, false) ? core.state.readMsr(index) : null;
+    const value = isOwn(core, index, false) ? core.state.readMsr(index) : null;
     if (value === null) core.intercept(SvmExitCode.MSR, { kind: 'rdmsr', index });
     setPair(core, value);
   });
@@ -80,7 +83,7 @@ function writeMsr(core: Core): Compiled {
     core.requirePrivilege();
     const index = core.gpr[RCX] >>> 0;
     const value = pairValue(core);
-    if (!isOwn(core, index) || isIntercepted(core, index, true)) core.intercept(SvmExitCode.MSR, { kind: 'wrmsr', index, value });
+    if (!isOwn(core, index, true)) core.intercept(SvmExitCode.MSR, { kind: 'wrmsr', index, value });
     if (ADDRESSES.includes(index) && !core.memory.isCanonical(low(value), high(value))) throw generalProtection();
     core.state.writeMsr(index, value);
     core.attention = true;

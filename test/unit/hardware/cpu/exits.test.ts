@@ -110,6 +110,12 @@ describe('intercepted instructions', () => {
     expect(machine.cpu.state.register(3)).toBe(0x1010n);
   });
 
+  it('give the kernel also the MSRs that its permission map names', () => {
+    longMode(machine, 'b9820000c0 0f32 0f30 f4'); // mov ecx,LSTAR; rdmsr; wrmsr
+    machine.cpu.setIntercepts({ ...PLAIN, msr: (index, write) => index === 0xc0000082 && write });
+    expect(run()).toEqual({ kind: 'wrmsr', index: 0xc0000082, value: 0n });
+  });
+
   it('report what is outside the subset with its bytes', () => {
     expect(exitOf('d9e8 f4')).toEqual({ kind: 'unsupported', bytes: expect.any(Uint8Array) });
     const exit = run();
