@@ -1,4 +1,5 @@
 import { Failure } from '../failure.js';
+import type { JournalEntry } from '../sanitizer/findings.js';
 import type { Task } from '../sched/task.js';
 import { ioctlName } from '../uapi/ioctls.js';
 import { type Admission, type GatedCall, RUN } from './post-move/policy.js';
@@ -15,11 +16,23 @@ export const deathDetails = (vm: Vm): Record<string, string> => {
   return life.kind === 'moved' ? { ...details, policy: life.policy.name } : details;
 };
 
-const describeCall = ({ process }: Task, vm: Vm, { scope, request, vcpu }: GatedCall): string => {
-  const name = ioctlName(request, scope) ?? `ioctl 0x${request.toString(16)}`;
-  const object = vcpu === undefined ? `${scope === 'device' ? 'a device of ' : ''}vm ${vm.id}` : `vcpu ${vcpu.id} of vm ${vm.id}`;
-  return `pid ${process.pid}: ${name} on ${object}`;
-};
+/** An ioctl as findings tell of it. It keeps nothing of the call's argument, which would live as long as the journal. */
+class GatedCallNote implements JournalEntry {
+  constructor(
+    readonly vm: number,
+    private readonly pid: number,
+    private readonly scope: GatedCall['scope'],
+    private readonly request: number,
+    private readonly vcpuId: number | undefined,
+  ) {}
+
+  describe(): string {
+    const name = ioctlName(this.request, this.scope) ?? `ioctl 0x${this.request.toString(16)}`;
+    const part = this.scope === 'device' ? 'a device of ' : '';
+    const object = this.vcpuId === undefined ? `${part}vm ${this.vm}` : `vcpu ${this.vcpuId} of vm ${this.vm}`;
+    return `pid ${this.pid}: ${name} on ${object}`;
+  }
+}
 
 /**
  * The first statement of `kvm_vm_ioctl`, `kvm_vcpu_ioctl` and `kvm_device_ioctl`: the caller's mm must be the VM's, and
@@ -27,7 +40,8 @@ const describeCall = ({ process }: Task, vm: Vm, { scope, request, vcpu }: Gated
  * happens while it waits.
  */
 export const gate = (current: Task, vm: Vm, call: GatedCall): Admission => {
-  vm.kernel.sanitizer.callBegins(current, { vm: vm.id, describe: () => describeCall(current, vm, call) });
+  const note = new GatedCallNote(vm.id, current.process.pid, call.scope, call.request, call.vcpu?.id);
+  vm.kernel.sanitizer.callBegins(current, note);
   if (current.process.mm !== vm.mm)
     return refuse(
       new Failure('EIO', 'VM_MM_MISMATCH', `kvm_${call.scope}_ioctl`, {

@@ -27,7 +27,7 @@ const JOURNAL_MAX = 2 * HISTORY_MAX * JOURNAL_FACTOR;
 export interface JournalEntry {
   readonly vm: number | null;
   /** For example `pid 101: KVM_GET_REGS on vcpu 0 of vm 3`. Asked for only by findings. */
-  readonly describe: () => string;
+  describe(): string;
 }
 
 /** The list of what went wrong on a host, and the recent calls that explain it. Ledgers report here; none knows a policy. */
@@ -56,7 +56,7 @@ export class Findings {
       return;
     }
     const related = this.journal.filter((entry) => vm === null || entry.vm === null || entry.vm === vm);
-    const history = related.slice(-HISTORY_MAX).map(({ describe }) => describe());
+    const history = related.slice(-HISTORY_MAX).map((entry) => entry.describe());
     const call = this.currentCall()?.describe() ?? history.at(-1) ?? 'none';
     this.list.push({ domain, kind, message, vm, call, history });
   }

@@ -20,7 +20,6 @@ export class Sanitizer {
   readonly carried: CarriedState;
   readonly interrupts: InterruptLedger;
   readonly leaks: Leaks;
-  private readonly calls = new WeakMap<Task, JournalEntry>();
 
   constructor(
     readonly findings: Findings,
@@ -34,14 +33,14 @@ export class Sanitizer {
     this.carried = new CarriedState(findings);
     this.interrupts = new InterruptLedger(findings);
     this.leaks = new Leaks(findings, amd?.processor ?? null);
-    findings.currentCall = () => (scheduler.current === null ? null : (this.calls.get(scheduler.current) ?? null));
+    findings.currentCall = () => scheduler.current?.call ?? null;
     pages.onFree = (frame) => this.frames.freed(frame);
     pages.onCopy = (from, mm) => this.frames.copied(from, mm);
   }
 
   /** A call begins, or is found to be about a VM: findings that its task causes name it, and the calls before it. */
   callBegins(current: Task, entry: JournalEntry): void {
-    this.calls.set(current, entry);
+    current.call = entry;
     this.findings.note(entry);
     this.frames.callBegins();
   }

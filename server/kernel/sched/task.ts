@@ -1,5 +1,6 @@
 import type { Process } from '../process/process.js';
 import type { Thread } from '../process/thread.js';
+import type { JournalEntry } from '../sanitizer/findings.js';
 import type { Scheduler } from './scheduler.js';
 import type { MightSleep, Wait, WaitKind, WaitQueue, Wake } from './wait.js';
 
@@ -13,6 +14,8 @@ export type TaskState =
 /** One thread's passage through the kernel: a system call, or a kernel worker. `current` is an argument here. */
 export class Task {
   state: TaskState = { kind: 'runnable', wake: 'woken' };
+  /** The call that this task has come to, as findings tell of it. */
+  call: JournalEntry | null = null;
   private generator: MightSleep<void> | null = null;
 
   constructor(
