@@ -1,4 +1,3 @@
-import { Rflags } from '../../../hardware/cpu/flags.js';
 import { Vector } from '../../../hardware/cpu/registers.js';
 import type { EventInfo } from '../../../hardware/cpu/types.js';
 
@@ -128,6 +127,3 @@ export class EventQueue {
     return { type: 'nmi', vector: NMI_VECTOR, errorCode: null };
   }
 }
-
-/** Interrupts are open: IF set, no shadow. */
-export const interruptFlag = (rflags: bigint): boolean => (rflags & BigInt(Rflags.IF)) !== 0n;

@@ -3,7 +3,7 @@ import { Vector } from '../../../hardware/cpu/registers.js';
 import type { EventInfo } from '../../../hardware/cpu/types.js';
 import { KVM_GUESTDBG } from '../../uapi/constants.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
-import { interruptFlag, isFault } from './events.js';
+import { isFault } from './events.js';
 import { kvmCpuGetInterrupt, kvmCpuHasInjectableIntr } from './irq/vcpu-irq.js';
 
 const DR7_INDEX = 7;
@@ -16,9 +16,12 @@ export const queueException = (vcpu: Vcpu, vector: number, errorCode: number | n
   vcpu.request(REQUEST.EVENT);
 };
 
-/** `kvm_arch_interrupt_allowed`. Read from the CPU: the VMCB shows it of a protected guest too. */
-export const interruptAllowed = ({ arch }: Vcpu): boolean =>
-  interruptFlag(arch.cpu.state.rflags) && arch.cpu.state.interruptShadow === 'none';
+/** `get_if_flag`. Read from the CPU: the VMCB shows it of a protected guest too. */
+export const interruptsEnabled = ({ arch }: Vcpu): boolean => (arch.cpu.state.flags.control & Rflags.IF) !== 0;
+
+/** `kvm_arch_interrupt_allowed`. */
+export const interruptAllowed = (vcpu: Vcpu): boolean =>
+  interruptsEnabled(vcpu) && vcpu.arch.cpu.state.interruptShadow === 'none';
 
 /** `nmi_allowed`. */
 export const nmiAllowed = ({ arch }: Vcpu): boolean => !arch.cpu.state.nmiBlocked && arch.cpu.state.interruptShadow === 'none';

@@ -4,6 +4,7 @@ import type { Fields, Struct, StructValue, ValueOf } from '../../uapi/struct.js'
 import type { RunPages } from '../run-pages.js';
 
 const { fields } = kvm_run;
+const SYNC_MASKS_END = fields.kvm_dirty_regs.offset + fields.kvm_dirty_regs.size;
 
 /**
  * `vcpu->run` as the kernel uses it. The page is userspace's as much as the kernel's: what is read here may have been
@@ -32,6 +33,13 @@ export class KvmRun {
     return fields.cr8.get(this.pages.run.view, 0);
   }
 
+  /** Whether kvm_valid_regs or kvm_dirty_regs name anything: mostly they do not, and then nobody needs their values. */
+  get asksForSyncRegs(): boolean {
+    const { view } = this.pages.run;
+    for (let at = fields.kvm_valid_regs.offset; at < SYNC_MASKS_END; at += 4) if (view.getUint32(at, true) !== 0) return true;
+    return false;
+  }
+
   get validRegs(): bigint {
     return fields.kvm_valid_regs.get(this.pages.run.view, 0);
   }
@@ -43,9 +51,18 @@ export class KvmRun {
     fields.kvm_dirty_regs.set(this.pages.run.view, 0, value);
   }
 
-  /** Fields outside the union. */
-  write(values: Partial<StructValue<typeof kvm_run>>): void {
-    kvm_run.write(this.pages.run.bytes, values);
+  /** `vcpu->run->flags = 0`: there is no SMM, nested guest or bus lock of which it could tell. */
+  clearFlags(): void {
+    fields.flags.set(this.pages.run.view, 0, 0);
+  }
+
+  /** What `post_kvm_run_save` leaves with every exit. */
+  save(interruptFlag: boolean, readyForInjection: boolean, cr8: bigint, apicBase: bigint): void {
+    const { view } = this.pages.run;
+    fields.if_flag.set(view, 0, interruptFlag ? 1 : 0);
+    fields.ready_for_interrupt_injection.set(view, 0, readyForInjection ? 1 : 0);
+    fields.cr8.set(view, 0, cr8);
+    fields.apic_base.set(view, 0, apicBase);
   }
 
   /** An exit: its reason and its member of the union. */

@@ -6,10 +6,9 @@ import { KVM_EXIT, KVM_MP_STATE } from '../../uapi/constants.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
 import { apicBase } from './apic-base-msr.js';
 import { cr8, setCr8 } from './cr8.js';
-import { interruptFlag } from './events.js';
 import { handleExit } from './exits.js';
 import { withHostBreakpoints } from './host-breakpoints.js';
-import { checkAndInjectEvents } from './inject.js';
+import { checkAndInjectEvents, interruptsEnabled } from './inject.js';
 import { lapicSyncFromVapic, lapicSyncToVapic } from './irq/vapic.js';
 import { kvmApicAcceptEvents, kvmCpuHasPendingTimer, kvmInjectPendingTimerIrqs } from './irq/vcpu-irq.js';
 import { handleRequests } from './requests.js';
@@ -34,9 +33,9 @@ export function* kvmArchVcpuRun(current: Task, vcpu: Vcpu): MightSleep<Result<nu
   const blocked = thread.blocked;
   // kvm_sigset_activate(): until the end the vCPU's own mask counts.
   if (arch.signalMask !== null) thread.blocked = arch.signalMask;
-  arch.run.write({ flags: 0 });
+  arch.run.clearFlags();
   const turn = yield* runChecked(current, vcpu);
-  storeRegs(vcpu);
+  if (arch.run.asksForSyncRegs) storeRegs(vcpu);
   postRunSave(vcpu);
   thread.blocked = blocked;
   return failed(turn) ? turn : 0;
@@ -47,7 +46,7 @@ function* runChecked(current: Task, vcpu: Vcpu): MightSleep<Turn> {
   const { arch, vm } = vcpu;
   const { run } = arch;
   if (arch.mpState === KVM_MP_STATE.UNINITIALIZED) return yield* waitForInit(current, vcpu);
-  const refused = checkSyncRegs(vcpu) ?? syncRegs(vcpu);
+  const refused = run.asksForSyncRegs ? (checkSyncRegs(vcpu) ?? syncRegs(vcpu)) : null;
   if (refused !== null) return refused;
   if (arch.lapic === null && !setCr8(vcpu, run.cr8))
     return new Failure('EINVAL', 'CR8_RESERVED', 'kvm_arch_vcpu_ioctl_run', {
@@ -197,10 +196,6 @@ function* vcpuSleep(current: Task, vcpu: Vcpu): MightSleep<void> {
 const postRunSave = (vcpu: Vcpu): void => {
   const { arch, vm } = vcpu;
   arch.inGuest = false;
-  arch.run.write({
-    if_flag: interruptFlag(arch.cpu.state.rflags) ? 1 : 0,
-    cr8: cr8(vcpu),
-    apic_base: apicBase(vcpu),
-    ready_for_interrupt_injection: vm.arch.picInKernel || readyForInterruptInjection(vcpu) ? 1 : 0,
-  });
+  const ready = vm.arch.picInKernel || readyForInterruptInjection(vcpu);
+  arch.run.save(interruptsEnabled(vcpu), ready, cr8(vcpu), apicBase(vcpu));
 };

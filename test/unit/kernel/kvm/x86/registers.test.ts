@@ -18,7 +18,7 @@ import {
   kvm_xcrs,
   kvm_xsave,
 } from '../../../../../server/kernel/uapi/x86-structs.js';
-import { CODE, Guest } from './guest.js';
+import { CODE, Guest, STACK } from './guest.js';
 
 type Entry = { function: number; eax?: number; ebx?: number; ecx?: number; edx?: number };
 
@@ -301,7 +301,13 @@ describe('events and debugging', () => {
     guest.run();
     for (let sent = 0; sent < 3; sent++) guest.must(guest.vcpuFd, IOCTL.KVM_NMI);
     expect(guest.get(IOCTL.KVM_GET_VCPU_EVENTS, kvm_vcpu_events).nmi.pending).toBe(2);
-    expect([guest.run(), guest.run(), guest.run()].map(({ reason }) => reason)).toEqual([KVM_EXIT.IO, KVM_EXIT.IO, KVM_EXIT.HLT]);
+    const step = (): [number, bigint] => [guest.run().reason, guest.regs.rsp];
+    const inHandler = BigInt(STACK - 6);
+    expect([step(), step(), step()]).toEqual([
+      [KVM_EXIT.IO, inHandler],
+      [KVM_EXIT.IO, inHandler],
+      [KVM_EXIT.HLT, BigInt(STACK)],
+    ]);
   });
 
   it('a single step ends KVM_RUN after each instruction, also one that KVM emulates', () => {
