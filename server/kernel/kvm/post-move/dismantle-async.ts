@@ -1,3 +1,4 @@
+import { RESCHED } from '../../sched/wait.js';
 import { dismantleVm } from '../dismantle.js';
 import type { PostMovePolicy } from './policy.js';
 import { refuse, requestVmDead } from './refusal.js';
@@ -19,6 +20,8 @@ export const dismantleAsync: PostMovePolicy = {
   afterMove: (source) => {
     const vm = source.get();
     vm.kernel.work(`dismantle of vm ${vm.id}`, function* dismantle(current) {
+      // A queued work gets its turn when the call that queued it is over.
+      yield RESCHED;
       yield* dismantleVm(current, vm);
       yield* vm.put(current);
     });
