@@ -75,6 +75,7 @@ export const COSTS: Readonly<Record<Primitive, Cost>> = {
   psp_PDH_CERT_EXPORT: assumed(1_000_000),
   psp_PDH_GEN: assumed(30_000_000),
   psp_DF_FLUSH: assumed(500_000),
+  psp_DOWNLOAD_FIRMWARE: assumed(500_000_000),
   psp_GET_ID: assumed(50_000),
   psp_NOP: assumed(20_000),
   psp_DECOMMISSION: assumed(100_000),

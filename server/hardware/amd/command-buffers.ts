@@ -46,6 +46,8 @@ export const PDH_CERT_EXPORT = struct(28, {
   certsLength: u32(24),
 });
 
+export const DOWNLOAD_FIRMWARE = struct(12, { fwPaddr: paddr(0), fwLength: u32(8) });
+
 export const GET_ID = struct(12, { idPaddr: paddr(0), idLength: u32(8) });
 
 /** DECOMMISSION, DEACTIVATE, LAUNCH_FINISH, SEND_FINISH, SEND_CANCEL, RECEIVE_FINISH. */

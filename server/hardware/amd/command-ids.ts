@@ -10,6 +10,7 @@ export const COMMAND = {
   PDH_CERT_EXPORT: 0x08,
   PDH_GEN: 0x09,
   DF_FLUSH: 0x0a,
+  DOWNLOAD_FIRMWARE: 0x0b,
   GET_ID: 0x0c,
   INIT_EX: 0x0d,
   NOP: 0x0e,

@@ -16,7 +16,7 @@ import type { Vlek } from './snp/versioned-keys.js';
 
 /** What the commands of the secure processor work on. */
 export interface Firmware {
-  readonly version: FirmwareVersion;
+  version: FirmwareVersion;
   readonly memory: FirmwareMemory;
   readonly engine: MemoryEncryptionEngine;
   readonly asidKeys: AsidKeys;

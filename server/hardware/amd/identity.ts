@@ -51,7 +51,7 @@ export class IdentityFactory {
 
   constructor(
     private readonly cek: Endorsed,
-    private readonly api: ApiVersion,
+    private readonly api: () => ApiVersion,
     private readonly entropy: Entropy,
   ) {}
 
@@ -90,7 +90,7 @@ export class IdentityFactory {
     key: () => KeyPair,
     signers: () => Signer[],
   ): () => Uint8Array {
-    return once(() => createCertificate(usage, key().publicKey, this.api, signers()));
+    return once(() => createCertificate(usage, key().publicKey, this.api(), signers()));
   }
 
   private newKey(role: string): () => KeyPair {

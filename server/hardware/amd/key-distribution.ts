@@ -1,6 +1,8 @@
 import { createHash, type KeyObject } from 'node:crypto';
 import { type AmdCertificate, createAmdCertificate, endorse, parseAmdCertificate } from './amd-certificate.js';
 import { USAGE } from './certificates.js';
+import { createFirmwareImage } from './firmware-image.js';
+import type { FirmwareVersion } from './launch-digest.js';
 import type { PublicKey } from './p384.js';
 import { loadArk, loadAsk } from './simulation-keys.js';
 import { authorityCertificate, type ReportKeySubject, reportKeyCertificate } from './snp/x509.js';
@@ -22,6 +24,8 @@ export interface KeyDistribution {
   x509Chain(): { readonly ark: Uint8Array; readonly ask: Uint8Array };
   /** The X.509 certificate (DER) of a key that signs reports. */
   certifyReportKey(subject: ReportKeySubject, key: PublicKey, tcb: bigint): Uint8Array;
+  /** An image for DOWNLOAD_FIRMWARE. */
+  firmwareImage(version: FirmwareVersion): Uint8Array;
   /** A chip's CEK certificate with the ASK's signature. */
   endorseChip(cek: Uint8Array): Uint8Array;
 }
@@ -72,6 +76,7 @@ export function createKeyDistribution(): KeyDistribution {
       return x509;
     },
     certifyReportKey: (subject, key, tcb) => reportKeyCertificate(subject, key, tcb, ASK_NAME, load().ask),
+    firmwareImage: (version) => createFirmwareImage(version, load().ark),
     endorseChip: (cek) => endorse(cek, load().ask),
   };
 }

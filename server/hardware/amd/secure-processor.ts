@@ -7,6 +7,7 @@ import type { Command } from './command.js';
 import { COMMAND } from './command-ids.js';
 import { attestationCommands } from './commands/attestation.js';
 import { debugCommands } from './commands/debug.js';
+import { downloadFirmwareCommands } from './commands/download-firmware.js';
 import { guestManagementCommands } from './commands/guest-management.js';
 import { launchCommands } from './commands/launch.js';
 import { launchSecretCommands } from './commands/launch-secret.js';
@@ -84,6 +85,7 @@ const CHIP_ID_LENGTH = 64;
 const commands: readonly Command[] = [
   ...platformLifecycleCommands,
   ...platformQueryCommands,
+  ...downloadFirmwareCommands,
   ...platformIdentityCommands,
   ...guestManagementCommands,
   ...launchCommands,
@@ -151,7 +153,7 @@ export class SecureProcessor {
       chipId: entropy.fork('chip id').bytes(CHIP_ID_LENGTH),
       cek,
       rootKey: () => keyDistribution.root(),
-      identities: new IdentityFactory(cek, version, entropy.fork('identity')),
+      identities: new IdentityFactory(cek, () => this.firmware.version, entropy.fork('identity')),
       flash,
       store: flash,
       platform: { kind: 'uninit' },

@@ -10,6 +10,7 @@ import {
 } from '../../../../server/hardware/amd/amd-certificate.js';
 import {
   type Certificate,
+  createCertificate,
   isSignedBy,
   parseCertificate,
   SEV_CERTIFICATE,
@@ -18,6 +19,7 @@ import {
 } from '../../../../server/hardware/amd/certificates.js';
 import { createKeyDistribution } from '../../../../server/hardware/amd/key-distribution.js';
 import { keyPair, sharedSecret, sign, verifySignature } from '../../../../server/hardware/amd/p384.js';
+import { createEntropy } from '../../../../server/hardware/entropy.js';
 import { createRig, hex, unhex, VECTORS_NEEDED, vector, vectorsAbsent } from './rig.js';
 
 function parse(bytes: Uint8Array, usage: Usage): Certificate {
@@ -102,6 +104,20 @@ describe.skipIf(vectorsAbsent)(`AMD's public certificates (${VECTORS_NEEDED})`, 
       }
     });
   }
+});
+
+describe('a signature slot', () => {
+  it('counts only in the usage that it names', () => {
+    const key = keyPair(createEntropy('owner').bytes(48));
+    const oca = parse(
+      createCertificate(USAGE.OCA, key.publicKey, { major: 1, minor: 55 }, [{ usage: USAGE.OCA, key }]),
+      USAGE.OCA,
+    );
+    expect(isSignedBy(oca, oca)).toBe(true);
+    const renamed = Uint8Array.from(oca.bytes);
+    SEV_CERTIFICATE.sig1Usage.set(renamed, USAGE.PEK);
+    expect(isSignedBy(parse(renamed, USAGE.OCA), oca)).toBe(false);
+  });
 });
 
 describe('the simulated root', () => {

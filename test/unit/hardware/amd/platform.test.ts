@@ -9,6 +9,7 @@ import {
   type Usage,
 } from '../../../../server/hardware/amd/certificates.js';
 import {
+  DOWNLOAD_FIRMWARE,
   GET_ID,
   INIT,
   INIT_EX,
@@ -222,6 +223,29 @@ describe('PEK_CERT_IMPORT', () => {
       expect(importCertificates(rig, pekBytes, ocaBytes)).toBe(STATUS.INVALID_CERTIFICATE);
     expect(isOwned(rig)).toBe(0);
     expect(importCertificates(rig, pek, ownerCertificate)).toBe(STATUS.SUCCESS);
+  });
+});
+
+describe('DOWNLOAD_FIRMWARE', () => {
+  it('takes an image that the root signed and that is not older, and reports and certifies its version', () => {
+    const rig = createRig();
+    const download = (image: Uint8Array, shift = 0) => {
+      const placed = rig.place(Buffer.concat([new Uint8Array(shift), image]));
+      const settings = [set(DOWNLOAD_FIRMWARE.fwPaddr, placed + shift), set(DOWNLOAD_FIRMWARE.fwLength, image.length)];
+      return rig.issue('DOWNLOAD_FIRMWARE', DOWNLOAD_FIRMWARE, ...settings).status;
+    };
+    const image = rig.keyDistribution.firmwareImage({ major: 1, minor: 57, build: 3 });
+    const altered = Uint8Array.from(image);
+    altered[5] = 99;
+    expect(download(image.subarray(1))).toBe(STATUS.INVALID_LENGTH);
+    expect(download(image, 16)).toBe(STATUS.INVALID_ADDRESS);
+    expect(download(altered)).toBe(STATUS.BAD_SIGNATURE);
+    expect(download(rig.keyDistribution.firmwareImage({ major: 1, minor: 54, build: 99 }))).toBe(STATUS.BAD_VERSION);
+    expect(download(image)).toBe(STATUS.SUCCESS);
+    const status = rig.issue('PLATFORM_STATUS', PLATFORM_STATUS).buffer;
+    expect([PLATFORM_STATUS.apiMinor.get(status), PLATFORM_STATUS.build.get(status)]).toEqual([57, 3]);
+    rig.init();
+    expect(chainOf(rig).pdh.api).toEqual({ major: 1, minor: 57 });
   });
 });
 
