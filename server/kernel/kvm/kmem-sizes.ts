@@ -35,6 +35,8 @@ export const KMEM_SIZE = {
   kvm_kernel_irqfd: 336,
   /** `struct kvm_kernel_irqfd_resampler`: kvm 8, list 16, notifier 24, link 16. Counted. */
   kvm_kernel_irqfd_resampler: 64,
+  /** `struct enc_region` (svm/sev.c): list 16, npages 8, pages 8, address 8, size 8. Counted. */
+  enc_region: 48,
   /** `struct kvm_device` (kvm_host.h): ops, kvm, private, list node. Counted. */
   kvm_device: 40,
   /** `struct kvm_vfio` (vfio.c): file list, mutex, flag. Counted. */

@@ -1,14 +1,13 @@
 import { Failure, failed, type Result } from '../../failure.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
-import { kvmallocSize } from '../kmem-sizes.js';
+import { KMEM_SIZE, kvmallocSize } from '../kmem-sizes.js';
 import type { Vm } from '../vm.js';
 import { type EncRegion, isMirror, toSevInfo } from './sev-info.js';
 import { clflushPages, pinMemory, unpinMemory } from './sev-memory.js';
 import { type SevModule, writebackCaches } from './sev-module.js';
 
-/** `struct enc_region`: list node, count, page array, address, size. Counted. */
-const ENC_REGION_BYTES = 48;
+/** Of the array of pinned pages. */
 const POINTER_BYTES = 8;
 
 const notSev = (vm: Vm, kernelRef: string): Failure =>
@@ -32,7 +31,7 @@ export function* registerRegion(
   const memory = pinMemory(module, vm, address, size, true);
   if (!failed(memory)) {
     const charges = [
-      vm.kmem.charge('enc_region', kvmallocSize(ENC_REGION_BYTES)),
+      vm.kmem.charge('enc_region', kvmallocSize(KMEM_SIZE.enc_region)),
       vm.kmem.charge('enc_region_pages', kvmallocSize(memory.pages.length * POINTER_BYTES)),
     ];
     toSevInfo(vm).regions.push({ address, size, pages: memory.pages, charges });

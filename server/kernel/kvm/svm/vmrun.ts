@@ -46,8 +46,8 @@ const setAsid = (module: SevModule, vcpu: Vcpu, id: number): void => {
 
 /**
  * What VMRUN checks of memory encryption (APM volume 2, 15.34 and 15.35): the ASID must be one of an encrypted guest with
- * a key in its slot, and an encrypted save area must be there and decrypt to a legal state. `asid 1` of a plain VMCB would
- * do no harm. Loads the CPU from the save area.
+ * a key in its slot, and an encrypted save area must be there and decrypt to a legal state. A plain
+ * VMCB passes. Loads the CPU from the save area.
  */
 const vmrunAccepts = (module: SevModule, vcpu: Vcpu, { vmcb }: VcpuSvm): boolean => {
   if (!vmcb.sevEnabled) return !vmcb.sevEsEnabled;
@@ -72,7 +72,7 @@ export const enterGuest = (module: SevModule, vcpu: Vcpu): VendorExit => {
     return { kind: 'to-user' };
   }
   if (svm.vmcb.sevEsEnabled) state.ghcb = svm.vmcb.ghcb ?? 0n;
-  state.writeMsr(Msr.SEV_STATUS, sevStatus(vcpu, svm));
+  if (svm.vmcb.sevEnabled) state.writeMsr(Msr.SEV_STATUS, sevStatus(vcpu, svm));
   module.kernel.sanitizer.carried.entered(vcpu);
   module.kernel.sanitizer.interrupts.entered(vcpu);
   return { kind: 'handled' };
@@ -92,7 +92,6 @@ export const leaveGuest = (module: SevModule, vcpu: Vcpu, exit: CpuExit): void =
 };
 
 const sevStatus = ({ vm }: Vcpu, { vmcb }: VcpuSvm): bigint => {
-  if (!vmcb.sevEnabled) return 0n;
   const es = vmcb.sevEsEnabled ? SEV_STATUS.ES : 0n;
   const snp = isSevSnpGuest(vm) ? SEV_STATUS.SNP : 0n;
   return SEV_STATUS.SEV | es | snp | ((toSevInfo(vm).vmsaFeatures & ~SEV_FEATURE.SNP_ACTIVE) << 2n);

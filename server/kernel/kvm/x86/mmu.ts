@@ -139,6 +139,7 @@ export class TdpMmu implements MmuNotifier {
   invalidateRange(start: Uva, end: Uva, event: MmuNotifierEvent): void {
     if (event === 'release') {
       this.zapAll();
+      this.vm.kernel.ops.guestMemoryReclaimed(this.vm);
       return;
     }
     let found = false;
