@@ -32,7 +32,8 @@ const DR7_ENABLED = 0xff;
  */
 export class Cpu {
   private readonly core: Core;
-  private readonly code: CodeCache;
+  /** Made at the first run, as a CPU that never runs needs none. */
+  private codeCache: CodeCache | null = null;
   /** Architectural state. Changes are seen at the next `run`. */
   readonly state: CpuState;
 
@@ -48,8 +49,12 @@ export class Cpu {
 
   constructor(options: CpuOptions) {
     this.core = new Core(options);
-    this.code = new CodeCache(this.core);
     this.state = this.core.state;
+  }
+
+  private get code(): CodeCache {
+    this.codeCache ??= new CodeCache(this.core);
+    return this.codeCache;
   }
 
   // ---- configuration -------------------------------------------------------------------------------------------

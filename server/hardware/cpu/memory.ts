@@ -55,6 +55,7 @@ export class LinearMemory {
     supervisor: { read: new Tlb(), write: new Tlb(), execute: new Tlb() },
     user: { read: new Tlb(), write: new Tlb(), execute: new Tlb() },
   };
+  private readonly allTlbs = [...Object.values(this.tlbs.supervisor), ...Object.values(this.tlbs.user)];
   private readTlb = this.tlbs.supervisor.read;
   private writeTlb = this.tlbs.supervisor.write;
   private readonly tables = new Map<number, PhysicalPage>();
@@ -409,26 +410,22 @@ export class LinearMemory {
 
   /** MOV CR0, CR4, or CR3 without global pages. */
   flushLinear(): void {
-    for (const tlb of this.allTlbs()) tlb.flush();
+    for (const tlb of this.allTlbs) tlb.flush();
   }
 
   /** MOV CR3 with CR4.PGE. */
   flushNonGlobal(): void {
-    for (const tlb of this.allTlbs()) tlb.flushNonGlobal();
+    for (const tlb of this.allTlbs) tlb.flushNonGlobal();
   }
 
   /** INVLPG. */
   invalidatePage(lo: number, hi: number): void {
-    for (const tlb of this.allTlbs()) tlb.invalidate(lo, hi);
+    for (const tlb of this.allTlbs) tlb.invalidate(lo, hi);
   }
 
   /** RFLAGS.AC has changed under SMAP. */
   flushSupervisorData(): void {
     this.tlbs.supervisor.read.flush();
     this.tlbs.supervisor.write.flush();
-  }
-
-  private allTlbs(): Tlb[] {
-    return [...Object.values(this.tlbs.supervisor), ...Object.values(this.tlbs.user)];
   }
 }

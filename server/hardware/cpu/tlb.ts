@@ -45,11 +45,14 @@ export class TlbEntry {
 
 const viewOf = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
+/** The tags of every cache that holds nothing; never written. A CPU that has not run takes no memory for its TLBs. */
+const NO_TAGS = new Int32Array(ENTRIES).fill(EMPTY);
+
 /** Direct-mapped cache of translations for one kind of access at one privilege. */
 export class Tlb {
-  private readonly tagLo = new Int32Array(ENTRIES).fill(EMPTY);
-  private readonly tagHi = new Int32Array(ENTRIES);
-  private readonly entries: (TlbEntry | null)[] = new Array<TlbEntry | null>(ENTRIES).fill(null);
+  private tagLo = NO_TAGS;
+  private tagHi = NO_TAGS;
+  private entries: (TlbEntry | null)[] = [];
   private large = false;
 
   static entry(page: MappedPage, global: boolean, large: boolean): TlbEntry {
@@ -66,6 +69,7 @@ export class Tlb {
   }
 
   insert(lo: number, hi: number, page: MappedPage, global: boolean, large: boolean): TlbEntry {
+    if (this.tagLo === NO_TAGS) this.allocate();
     const index = (lo >>> 12) & (ENTRIES - 1);
     const entry = new TlbEntry(page, global, large);
     this.tagLo[index] = lo & PAGE_BASE;
@@ -75,13 +79,21 @@ export class Tlb {
     return entry;
   }
 
+  private allocate(): void {
+    this.tagLo = new Int32Array(ENTRIES).fill(EMPTY);
+    this.tagHi = new Int32Array(ENTRIES);
+    this.entries = new Array<TlbEntry | null>(ENTRIES).fill(null);
+  }
+
   flush(): void {
+    if (this.tagLo === NO_TAGS) return;
     this.tagLo.fill(EMPTY);
     this.entries.fill(null);
     this.large = false;
   }
 
   flushNonGlobal(): void {
+    if (this.tagLo === NO_TAGS) return;
     for (let index = 0; index < ENTRIES; index++) {
       if (this.entries[index]?.global === true) continue;
       this.tagLo[index] = EMPTY;
