@@ -1,0 +1,34 @@
+/** Ids that may be out beyond the oldest before the others are acknowledged past it: one long KVM_RUN must not hold up all. */
+const BACKLOG_MAX = 128;
+
+/**
+ * The request ids of one process. They count up; an id whose reply has arrived is acknowledged with the next call, so that
+ * the host may forget the reply.
+ */
+export class RequestIds {
+  private last = 0;
+  /** In the order in which they were given out. */
+  private readonly outstanding = new Set<number>();
+
+  next(): number {
+    this.last += 1;
+    this.outstanding.add(this.last);
+    return this.last;
+  }
+
+  /** The reply to `id` has arrived, or nobody wants it any more. */
+  arrived(id: number): void {
+    this.outstanding.delete(id);
+  }
+
+  /**
+   * What to send as `simkvm-acknowledge` with call `id`: the highest id up to which every reply has arrived. If that lags
+   * far behind, a higher one, followed by those below it that are still out.
+   */
+  acknowledgement(id: number): string | null {
+    const { value: oldest = id } = this.outstanding.values().next();
+    if (id - oldest <= BACKLOG_MAX) return oldest === 1 ? null : String(oldest - 1);
+    const out = [...this.outstanding].filter((other) => other < id);
+    return [id - 1, ...out].join(',');
+  }
+}

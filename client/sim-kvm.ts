@@ -1,0 +1,99 @@
+import type { SpawnResponse } from '../gen/messages.js';
+import { ProcessService } from '../gen/services.js';
+import { Caller } from './call.js';
+import { Host } from './host.js';
+import { Lease } from './lease.js';
+import { Process, processOf } from './process.js';
+import { RequestIds } from './request-ids.js';
+import { type CallingObject, syscall, valueOrThrow } from './syscall.js';
+import type { Transport } from './transport.js';
+import { UnaryTransport } from './transports/unary.js';
+
+/** Where `simkvmd` listens unless told otherwise. */
+export const DEFAULT_TARGET = '127.0.0.1:7341';
+const CONNECT_TIMEOUT_MS = 30_000;
+
+/** How to connect. */
+export interface ConnectOptions {
+  /**
+   * Milliseconds to wait for the daemon to answer.
+   * @default 30_000
+   */
+  readonly timeoutMs?: number;
+}
+
+/** What process to become. */
+export interface AttachOptions {
+  /**
+   * Name for people, at most 64 characters.
+   * @default none
+   */
+  readonly name?: string;
+  /**
+   * Token of a process whose lease to take over: a forked child, or one that was spawned.
+   * @default a new process
+   */
+  readonly token?: string;
+  /**
+   * Milliseconds to wait for the process.
+   * @default 30_000
+   */
+  readonly timeoutMs?: number;
+}
+
+const spawn = syscall(
+  ProcessService.spawn,
+  (_self: CallingObject, name: string) => ({ name }),
+  (response: SpawnResponse) => response,
+);
+
+/**
+ * A connection to a simulated host.
+ *
+ * @example
+ * ```ts
+ * import { SimKvm } from 'simkvm';
+ *
+ * await using simkvm = await SimKvm.connect('127.0.0.1:7341');
+ * await using process = await simkvm.attach({ name: 'vmm' });
+ * await using kvm = await process.openKvm();
+ * await using vm = await kvm.createVm();
+ * console.log((await vm.inspect()).vm_id);
+ * ```
+ */
+export class SimKvm implements AsyncDisposable {
+  /** What the operator of the host sees and sets. */
+  readonly host: Host;
+  /** The host's init process, pid 1: calls that name no process are its own. */
+  readonly init: Process;
+
+  constructor(private readonly transport: Transport) {
+    const caller = new Caller(transport, { token: null, ids: null });
+    this.host = new Host(caller);
+    this.init = new Process(caller, 1, '1', null);
+  }
+
+  /**
+   * Connects to the daemon at `target`.
+   * @throws KvmError with code UNAVAILABLE if none answers in time
+   */
+  static async connect(target: string = DEFAULT_TARGET, { timeoutMs }: ConnectOptions = {}): Promise<SimKvm> {
+    return new SimKvm(await UnaryTransport.connect(target, timeoutMs ?? CONNECT_TIMEOUT_MS));
+  }
+
+  /** Makes a process that lives until it is disposed of, or this program ends. */
+  async attach({ name, token, timeoutMs }: AttachOptions = {}): Promise<Process> {
+    return processOf(this.transport, await Lease.open(this.transport, { name, token }, timeoutMs ?? CONNECT_TIMEOUT_MS));
+  }
+
+  /** Makes a process that lives until it is told to exit, also when this program ends before. */
+  async spawn(name = ''): Promise<Process> {
+    const { ret: pid, token } = valueOrThrow(await spawn(this.host, name));
+    return new Process(new Caller(this.transport, { token, ids: new RequestIds() }), Number(pid), token, null);
+  }
+
+  /** Closes the connection; processes that were attached over it end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.transport.close();
+  }
+}

@@ -1,0 +1,165 @@
+import { Client, credentials, Metadata, status } from '@grpc/grpc-js';
+import { failedReply, transportError } from '../kvm-error.js';
+import type { CallHeaders, CallLimits, ClientMethod, Reply, Transport } from '../transport.js';
+
+const KEEPALIVE_MS = 30_000;
+const KEEPALIVE_TIMEOUT_MS = 15_000;
+/** HTTP/2 receive window: what lets a Dump run at the speed of the host. */
+const WINDOW_BYTES = 8 * 2 ** 20;
+/** A chunk of 1 MiB and what surrounds it. */
+const MESSAGE_MAX = 4 * 2 ** 20;
+
+const OPTIONS = {
+  'grpc.keepalive_time_ms': KEEPALIVE_MS,
+  'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
+  'grpc-node.flow_control_window': WINDOW_BYTES,
+  'grpc.max_receive_message_length': MESSAGE_MAX,
+  'grpc.max_send_message_length': MESSAGE_MAX,
+  // A call is repeated by its request id, which the host knows, and not by a library that does not.
+  'grpc.enable_retries': 0,
+  'grpc.service_config_disable_resolution': 1,
+  // Connections of two clients in one program are as separate as those of two programs.
+  'grpc.use_local_subchannel_pool': 1,
+};
+
+const metadataOf = ({ process, thread, requestId, acknowledge }: CallHeaders): Metadata => {
+  const metadata = new Metadata();
+  if (process !== null) metadata.set('simkvm-process', process);
+  if (thread !== null) metadata.set('simkvm-thread', String(thread));
+  if (requestId !== null) metadata.set('simkvm-request-id', String(requestId));
+  if (acknowledge !== null) metadata.set('simkvm-acknowledge', acknowledge);
+  return metadata;
+};
+
+const optionsOf = ({ timeoutMs }: CallLimits): { deadline?: number } =>
+  timeoutMs === null ? {} : { deadline: Date.now() + timeoutMs };
+
+/** Cancels `call` when `signal` says so. @returns what stops listening */
+const cancelOn = (signal: AbortSignal | null, call: { cancel(): void }): (() => void) => {
+  if (signal === null) return () => {};
+  const cancel = (): void => call.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
+  if (signal.aborted) cancel();
+  return () => signal.removeEventListener('abort', cancel);
+};
+
+/** A gRPC call for each call, as every other gRPC client makes them. */
+export class UnaryTransport implements Transport {
+  private constructor(private readonly client: Client) {}
+
+  /**
+   * @param target `host:port`
+   * @throws KvmError with code UNAVAILABLE if nothing answers there within `timeoutMs`
+   */
+  static connect(target: string, timeoutMs: number): Promise<UnaryTransport> {
+    const client = new Client(target, credentials.createInsecure(), OPTIONS);
+    return new Promise((resolve, reject) => {
+      client.waitForReady(Date.now() + timeoutMs, (error) => {
+        if (error === undefined) return resolve(new UnaryTransport(client));
+        client.close();
+        const message = `no simkvmd answers at ${target} (start one with \`simkvmd --listen ${target}\`)`;
+        reject(transportError(status.UNAVAILABLE, 'connect', message, error));
+      });
+    });
+  }
+
+  unary<ReqInit, Res>(
+    method: ClientMethod<ReqInit, Res>,
+    request: ReqInit,
+    headers: CallHeaders,
+    limits: CallLimits,
+  ): Promise<Reply<Res>> {
+    return new Promise((resolve) => {
+      const call = this.client.makeUnaryRequest(
+        method.path,
+        method.requestSerialize,
+        method.responseDeserialize,
+        request,
+        metadataOf(headers),
+        optionsOf(limits),
+        (error, response) => {
+          settled();
+          if (error === null && response !== undefined) resolve({ error: null, response });
+          else resolve(failedReply(error, method));
+        },
+      );
+      const settled = cancelOn(limits.signal, call);
+    });
+  }
+
+  async *serverStream<ReqInit, Res>(
+    method: ClientMethod<ReqInit, Res>,
+    request: ReqInit,
+    headers: CallHeaders,
+    limits: CallLimits,
+  ): AsyncIterable<Res> {
+    const stream = this.client.makeServerStreamRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      metadataOf(headers),
+      optionsOf(limits),
+    );
+    // A stream that is left early is cancelled, and says so when nobody listens any more.
+    stream.on('error', () => {});
+    const settled = cancelOn(limits.signal, stream);
+    try {
+      yield* stream;
+    } catch (error) {
+      throw failedReply(error, method).error;
+    } finally {
+      settled();
+      stream.cancel();
+    }
+  }
+
+  clientStream<ReqInit, Res>(
+    method: ClientMethod<ReqInit, Res>,
+    requests: AsyncIterable<ReqInit> | Iterable<ReqInit>,
+    headers: CallHeaders,
+    limits: CallLimits,
+  ): Promise<Reply<Res>> {
+    return new Promise((resolve) => {
+      let over = false;
+      let proceed = (): void => {};
+      const end = (reply: Reply<Res>): void => {
+        over = true;
+        proceed();
+        resolve(reply);
+      };
+      const stream = this.client.makeClientStreamRequest(
+        method.path,
+        method.requestSerialize,
+        method.responseDeserialize,
+        metadataOf(headers),
+        optionsOf(limits),
+        (error, response) => {
+          settled();
+          end(error === null && response !== undefined ? { error: null, response } : failedReply(error, method));
+        },
+      );
+      const settled = cancelOn(limits.signal, stream);
+      const send = async (): Promise<void> => {
+        for await (const request of requests) {
+          if (over) return;
+          if (stream.write(request)) continue;
+          await new Promise<void>((resume) => {
+            proceed = resume;
+            stream.once('drain', resume);
+          });
+        }
+        stream.end();
+      };
+      send().catch((error: unknown) => {
+        // The source of the requests has failed: its error, and not the cancellation that follows, is the reason.
+        end(failedReply(error, method));
+        stream.cancel();
+      });
+    });
+  }
+
+  close(): void {
+    this.client.close();
+  }
+}
