@@ -1,8 +1,8 @@
 import type { Kernel } from '../kernel/kernel.js';
 
-/** Resumptions of tasks between two turns of the event loop: enough to be fast, few enough to answer in between. */
-const RESUMPTIONS_PER_TURN = 64;
 const NS_PER_MS = 1_000_000n;
+/** Time that tasks get between two turns of the event loop. One slice of a guest may take as long alone. */
+const TURN_NS = 2n * NS_PER_MS;
 /** Longest sleep that setTimeout keeps to. */
 const SLEEP_MAX_MS = 2 ** 31 - 1;
 
@@ -17,8 +17,11 @@ export const startPump = (kernel: Kernel): void => {
 
   const turn = (): void => {
     scheduled = false;
+    const end = clock.now() + TURN_NS;
     timers.advance(clock.now());
-    if (scheduler.run(RESUMPTIONS_PER_TURN)) schedule();
+    let more = true;
+    while (more && clock.now() < end) more = scheduler.run(1);
+    if (more) schedule();
     sleepUntilDeadline();
   };
   const schedule = (): void => {
