@@ -34,6 +34,7 @@ import { snpGuestRequestCommands } from './snp/commands/snp-guest-request.js';
 import { snpLaunchCommands } from './snp/commands/snp-launch.js';
 import { snpPageCommands } from './snp/commands/snp-pages.js';
 import { snpPlatformCommands } from './snp/commands/snp-platform.js';
+import { snpSwapCommands } from './snp/commands/snp-swap.js';
 import type { SnpGuestStateKind } from './snp/snp-guest.js';
 import type { SnpMsrs } from './snp/snp-msrs.js';
 import { encodeTcb, type TcbVersion } from './snp/tcb.js';
@@ -99,6 +100,7 @@ const commands: readonly Command[] = [
   ...snpGuestManagementCommands,
   ...snpLaunchCommands,
   ...snpPageCommands,
+  ...snpSwapCommands,
   ...snpGuestRequestCommands,
 ];
 

@@ -76,5 +76,26 @@ export const SNP_DBG = struct(24, { gctxPaddr: paddr(0), srcPaddr: paddr(8), dst
 /** SNP_PAGE_RECLAIM and SNP_PAGE_UNSMASH: bit 0 of the address is the page size (1: 2 MiB). */
 export const SNP_PAGE = struct(8, { pagePaddr: paddr(0) });
 
+export const SNP_PAGE_MD_INIT = struct(16, { gctxPaddr: paddr(0), pagePaddr: paddr(8) });
+
+/** Bits of `flags`: 0 PAGE_SIZE (1: 2 MiB), 2:1 PAGE_TYPE (0 data, 1 metadata, 2 VMSA), 4 ROOT_MDATA_EN. */
+export const SNP_PAGE_SWAP_OUT = struct(48, {
+  gctxPaddr: paddr(0),
+  srcPaddr: paddr(8),
+  dstPaddr: paddr(16),
+  mdataPaddr: paddr(24),
+  softwareData: u64(32),
+  flags: u32(40),
+});
+
+/** As SNP_PAGE_SWAP_OUT; bit 3 of `flags`: SWAP_IN_PLACE. */
+export const SNP_PAGE_SWAP_IN = struct(48, {
+  gctxPaddr: paddr(0),
+  srcPaddr: paddr(8),
+  dstPaddr: paddr(16),
+  mdataPaddr: paddr(24),
+  flags: u32(40),
+});
+
 /** Bit 0 of `flags`: page size. */
 export const SNP_PAGE_MOVE = struct(32, { gctxPaddr: paddr(0), flags: u32(8), srcPaddr: paddr(16), dstPaddr: paddr(24) });

@@ -13,6 +13,11 @@ export interface SnpLaunch {
   readonly messageCounts: bigint[];
   /** VM root key, from which derived keys may come. */
   readonly vmrk: Uint8Array;
+  /** Offline encryption key, under which pages are swapped out, 32 bytes; and how often it was used. */
+  readonly oek: Uint8Array;
+  oekUses: bigint;
+  /** Metadata entry of the last page of metadata that was swapped out, if its place is the context. */
+  rootEntry: Uint8Array;
   readonly reportId: Uint8Array;
   readonly launchTcb: bigint;
   readonly gosvw: Uint8Array;

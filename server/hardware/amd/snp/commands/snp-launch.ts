@@ -13,6 +13,7 @@ import { type SnpGuestCall, snpGuestCommand } from '../snp-command.js';
 import type { SnpLaunch } from '../snp-guest.js';
 import { extendSnpDigest, isPageType, PAGE_TYPE, type PageType, SNP_DIGEST_LENGTH } from '../snp-launch-digest.js';
 import { checkSnpPolicy } from '../snp-policy.js';
+import { METADATA_ENTRY } from '../swapped-page.js';
 
 /** SNP_LAUNCH_START, SNP_LAUNCH_UPDATE and SNP_LAUNCH_FINISH (sev-firmware.md 2.11). */
 
@@ -36,6 +37,9 @@ const snpLaunchStart = snpGuestCommand({
       vmpcks: [0, 1, 2, 3].map(() => random.bytes(VMPL_KEY_LENGTH)),
       messageCounts: [0n, 0n, 0n, 0n],
       vmrk: random.bytes(32),
+      oek: random.bytes(32),
+      oekUses: 0n,
+      rootEntry: new Uint8Array(METADATA_ENTRY.size),
       reportId: random.bytes(32),
       launchTcb: firmware.currentTcb,
       gosvw: SNP_LAUNCH_START.gosvw.get(buffer),

@@ -303,8 +303,8 @@ describe.skipIf(vectorsAbsent)(`SNP guest commands in every guest state (${VECTO
   }
 
   const STATES: Readonly<Record<string, SnpGuestStateKind>> = { INIT: 'init', LAUNCH: 'launch', RUNNING: 'running' };
-  /** SWAP_OUT and SWAP_IN are not modelled; RECLAIM and UNSMASH name a page, not a guest. */
-  const LEFT_OUT = ['SNP_PAGE_SWAP_OUT', 'SNP_PAGE_SWAP_IN', 'SNP_PAGE_RECLAIM', 'SNP_PAGE_UNSMASH'];
+  /** RECLAIM and UNSMASH name a page, not a guest. */
+  const LEFT_OUT = ['SNP_PAGE_RECLAIM', 'SNP_PAGE_UNSMASH'];
   const isCommandName = (name: string): name is CommandName => name in COMMAND;
 
   function contextIn(rig: SnpRig, kind: SnpGuestStateKind): number {
@@ -330,6 +330,16 @@ describe.skipIf(vectorsAbsent)(`SNP guest commands in every guest state (${VECTO
         return [rig.request(context, new Uint8Array(PAGE_SIZE)).status, STATUS.INVALID_PARAM];
       case 'SNP_PAGE_MOVE':
         return [rig.issue(name, buffers.SNP_PAGE_MOVE, set(buffers.SNP_PAGE_MOVE.gctxPaddr, context)).status, STATUS.INACTIVE];
+      case 'SNP_PAGE_SWAP_OUT':
+        return [
+          rig.issue(name, buffers.SNP_PAGE_SWAP_OUT, set(buffers.SNP_PAGE_SWAP_OUT.gctxPaddr, context)).status,
+          STATUS.INACTIVE,
+        ];
+      case 'SNP_PAGE_SWAP_IN':
+        return [
+          rig.issue(name, buffers.SNP_PAGE_SWAP_IN, set(buffers.SNP_PAGE_SWAP_IN.gctxPaddr, context)).status,
+          STATUS.INACTIVE,
+        ];
       case 'SNP_DECOMMISSION':
         return [rig.onContext(name, context), STATUS.SUCCESS];
       default:
