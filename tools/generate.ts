@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { contractFiles, loadContract } from './codegen/contract.js';
+import { mergeDescriptorSets } from './codegen/descriptor-sets.js';
 import { messagesModule, messagesTypes } from './codegen/messages.js';
 import { REQUIRED_TYPES, requiredModule } from './codegen/required.js';
 import { servicesModule } from './codegen/services.js';
@@ -41,12 +42,12 @@ rmSync(OUT, { recursive: true, force: true });
 mkdirSync(OUT);
 execFileSync(bin('pbjs'), [...PBJS_OPTIONS, ...PBJS_FLAGS.map((flag) => `--${flag}`), ...contractFiles()], { stdio: 'inherit' });
 copyFileSync(join('tools', 'codegen', 'wire.js'), join(OUT, 'wire.js'));
-/** A FileDescriptorSet; two of them in a row are one. */
+/** A FileDescriptorSet. */
 const descriptorSet = (...input: string[]): Buffer =>
   execFileSync(bin('buf'), ['build', ...input, '--output', '-#format=binpb'], { maxBuffer: 2 ** 26 });
 const HEALTH = join('node_modules', 'grpc-health-check', 'proto');
 const GRPC_JS = join('node_modules', '@grpc', 'grpc-js', 'proto');
-const descriptors = Buffer.concat([
+const descriptors = mergeDescriptorSets([
   descriptorSet(),
   descriptorSet(HEALTH),
   descriptorSet(GRPC_JS, '--path', join(GRPC_JS, 'channelz.proto')),

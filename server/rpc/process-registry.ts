@@ -120,7 +120,8 @@ export class ProcessRegistry {
 
   /** `process` takes `limit` more descriptors by its pid from `from`; 0 withdraws consent. ESRCH. */
   accept(process: Process, from: number | 'any', limit: number): Failure | null {
-    if (from !== 'any' && from !== this.kernel.init.pid && !this.byPid.has(from)) return noSuchPid(from);
+    if (from !== 'any' && from !== this.kernel.init.pid && !this.byPid.has(from))
+      return noSuchPid(from).with({ field: 'from_pid' });
     const consent = this.byPid.get(process.pid)?.consent;
     if (limit === 0) consent?.delete(from);
     else consent?.set(from, limit);

@@ -1,9 +1,14 @@
 import type { handleUnaryCall } from '@grpc/grpc-js';
 import type { RpcMethod } from '../../gen/services.js';
+import type { Failure } from '../kernel/failure.js';
 import type { Reply, UnaryMethod } from './call.js';
 import type { Dispatch } from './dispatch.js';
 import { toStatus } from './error-details.js';
 import { headersOf } from './headers.js';
+
+/** The failure says which descriptor it was about. */
+const withFd = (failure: Failure, request: object): Failure =>
+  failure.details.fd === undefined && 'fd' in request ? failure.with({ fd: String(request.fd) }) : failure;
 
 /** Serves an RPC as one call into the kernel, and turns its failure into a status. */
 export const serveUnary =
@@ -22,7 +27,7 @@ export const serveUnary =
       }
       const attachment =
         response === null ? null : { typeUrl: rpc.responseTypeUrl, bytes: rpc.responseType.encode(response).finish() };
-      callback(toStatus(failure, method.syscall, attachment));
+      callback(toStatus(withFd(failure, call.request), method.syscall, attachment));
     };
     const cancel = dispatch.call({
       path: rpc.path,

@@ -10,6 +10,7 @@ const GROWTH_MAX = 64 * 2 ** 20;
 interface Segment {
   data: Uint8Array;
   readonly grows: boolean;
+  written: boolean;
 }
 
 /**
@@ -29,17 +30,22 @@ export class InlineCopy implements UserCopy {
 
   /** Makes `data` reachable for the kernel, which may overwrite it. Returns its address. */
   place(data: Uint8Array): bigint {
-    return this.add({ data, grows: false });
+    return this.add({ data, grows: false, written: false });
   }
 
   /** Like `place`, with room behind `data` for whatever the kernel writes there. */
   placeGrowing(data: Uint8Array): bigint {
-    return this.add({ data, grows: true });
+    return this.add({ data, grows: true, written: false });
   }
 
   /** What lies at an address that `place` or `placeGrowing` gave, as the kernel has left it. */
   contents(address: bigint): Uint8Array {
     return this.segmentAt(address)?.data ?? new Uint8Array(0);
+  }
+
+  /** Whether the kernel has written to what lies at such an address. */
+  writtenAt(address: bigint): boolean {
+    return this.segmentAt(address)?.written ?? false;
   }
 
   copyIn(address: bigint, length: number): Result<Uint8Array> {
@@ -54,6 +60,8 @@ export class InlineCopy implements UserCopy {
     const window = this.window(address, bytes.length, true);
     if (failed(window)) return window;
     window.set(bytes);
+    const segment = this.segmentAt(address);
+    if (segment !== undefined) segment.written = true;
     return null;
   }
 

@@ -90,7 +90,7 @@ export function* fcntl(current: Task, fd: number, command: number, argument: num
       file.flags = (file.flags & ~SETFL_MASK) | (argument & SETFL_MASK);
       return 0;
     default:
-      return new Failure('EINVAL', 'FCNTL_COMMAND', 'do_fcntl', { field: 'command', given: String(command) });
+      return new Failure('EINVAL', 'FCNTL_COMMAND', 'do_fcntl', { field: 'cmd', given: String(command) });
   }
 }
 

@@ -91,7 +91,7 @@ export const structArg = (struct: Struct<Fields>, options: StructArgOptions = {}
     const sent = struct.decode(data);
     for (const { member } of pointers) {
       const address = sent[member];
-      if (typeof address === 'bigint') message[`${member}_bytes`] = inline.contents(address);
+      if (typeof address === 'bigint' && inline.writtenAt(address)) message[`${member}_bytes`] = inline.contents(address);
     }
     if (tail !== undefined) message[tail.field] = decodeTail(struct, tail, data);
     return message;

@@ -54,6 +54,10 @@ const load = async (requests: AsyncIterable<LoadRequest>, dispatch: Dispatch, ca
   return { ret: stored, sha256: digest.digest('hex') };
 };
 
+/** A failure says which range it is about. */
+const inRange = <T>({ addr, length }: { addr: bigint | null; length: bigint | null }, result: Result<T>): Result<T> =>
+  failed(result) ? result.with({ addr: `0x${(addr ?? 0n).toString(16)}`, length: String(length) }) : result;
+
 /** The memory of a process: what its own instructions and system calls do with it. */
 export const memoryRoutes: readonly Route[] = [
   unary(
@@ -79,7 +83,7 @@ export const memoryRoutes: readonly Route[] = [
     method(
       'munmap',
       true,
-      ret((current, { addr, length }) => munmap(current, addr ?? 0n, length ?? 0n)),
+      ret((current, range) => inRange(range, munmap(current, range.addr ?? 0n, range.length ?? 0n))),
     ),
   ),
   unary(
@@ -87,7 +91,7 @@ export const memoryRoutes: readonly Route[] = [
     method(
       'mprotect',
       true,
-      ret((current, { addr, length, prot }) => mprotect(current, addr ?? 0n, length ?? 0n, prot ?? 0)),
+      ret((current, { prot, ...range }) => inRange(range, mprotect(current, range.addr ?? 0n, range.length ?? 0n, prot ?? 0))),
     ),
   ),
   unary(
@@ -95,7 +99,7 @@ export const memoryRoutes: readonly Route[] = [
     method(
       'madvise',
       true,
-      ret((current, { addr, length, advice }) => madvise(current, addr ?? 0n, length ?? 0n, advice ?? 0)),
+      ret((current, { advice, ...range }) => inRange(range, madvise(current, range.addr ?? 0n, range.length ?? 0n, advice ?? 0))),
     ),
   ),
   unary(
@@ -103,7 +107,7 @@ export const memoryRoutes: readonly Route[] = [
     method('load', false, (current, _host, { addr, length }) => {
       const refusal = overLimit('length', Number(length ?? 0n), TRANSFER_MAX, 'bytes');
       if (refusal !== null) return refused(refusal);
-      const data = readMemory(current, addr ?? 0n, Number(length ?? 0n));
+      const data = inRange({ addr, length }, readMemory(current, addr ?? 0n, Number(length ?? 0n)));
       return failed(data) ? refused(data) : reply({ ret: data.length, data, sha256: sha256(data) });
     }),
   ),
@@ -116,7 +120,11 @@ export const memoryRoutes: readonly Route[] = [
         const data = bytesOf(request);
         if (failed(data)) return data;
         const refusal = overLimit('data', data.length, TRANSFER_MAX, 'bytes');
-        return refusal ?? writeMemory(current, request.addr ?? 0n, data) ?? data.length;
+        return (
+          refusal ??
+          inRange({ addr: request.addr, length: BigInt(data.length) }, writeMemory(current, request.addr ?? 0n, data)) ??
+          data.length
+        );
       }),
     ),
   ),
