@@ -15,19 +15,22 @@ export interface SevModule {
   /** SEV is there and not switched off: else every memory-encryption ioctl is ENOTTY. */
   readonly enabled: boolean;
   readonly esEnabled: boolean;
+  /** SEV-SNP guests can be initialised and moved; a launch needs commands that this kernel does not have. */
+  readonly snpEnabled: boolean;
   /** `sev_supported_vmsa_features`: what KVM_SEV_INIT2 may ask for on SEV-ES guests. */
   readonly vmsaFeatures: bigint;
 }
 
 /** Bit n: VM type n has an encryption context of its own that this host offers. */
-export const sevVmTypes = ({ enabled, esEnabled }: SevModule): number =>
-  (enabled ? 1 << VM_TYPE.SEV : 0) | (esEnabled ? 1 << VM_TYPE.SEV_ES : 0);
+export const sevVmTypes = ({ enabled, esEnabled, snpEnabled }: SevModule): number =>
+  (enabled ? 1 << VM_TYPE.SEV : 0) | (esEnabled ? 1 << VM_TYPE.SEV_ES : 0) | (snpEnabled ? 1 << VM_TYPE.SNP : 0);
 
 export const createSevModule = (kernel: Kernel): SevModule => {
   const { amd, psp, config } = kernel;
   if (amd === null || psp === null) throw new Error('kvm_amd needs an AMD host');
   const { range } = amd.asidKeys;
   const es = asidSpan(range, true);
+  const esEnabled = config.sev.enabled && config.sev.es && es.first <= es.last;
   return {
     kernel,
     amd,
@@ -38,8 +41,9 @@ export const createSevModule = (kernel: Kernel): SevModule => {
       onAllocate: (id) => kernel.sanitizer.contexts.asidAllocated(id),
     }),
     enabled: config.sev.enabled,
-    esEnabled: config.sev.enabled && config.sev.es && es.first <= es.last,
-    vmsaFeatures: config.sev.enabled && config.sev.es ? SEV_FEATURE.DEBUG_SWAP : 0n,
+    esEnabled,
+    snpEnabled: esEnabled && config.sev.snp,
+    vmsaFeatures: esEnabled ? SEV_FEATURE.DEBUG_SWAP : 0n,
   };
 };
 

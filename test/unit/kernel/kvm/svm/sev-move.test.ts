@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '../../../../../server/hardware/units.js';
+import { DEFAULT_HOST_CONFIG } from '../../../../../server/kernel/config.js';
 import { failed } from '../../../../../server/kernel/failure.js';
 import type { MovePhase } from '../../../../../server/kernel/kvm/move-phase.js';
 import { toSevInfo } from '../../../../../server/kernel/kvm/svm/sev-info.js';
@@ -397,5 +398,31 @@ describe('known upstream defects', () => {
     const { charged, findings } = scenario(true);
     expect(charged).toEqual({ sev: 1, sevEs: 0 });
     expect(new Set(findings)).toEqual(new Set(['KMEM_LEAKED']));
+  });
+});
+
+describe('a SEV-SNP guest', () => {
+  const setup = (snpMove: 'refuse' | 'as_code') => {
+    const { vmm } = createSevRig({ snpMove, sev: { ...DEFAULT_HOST_CONFIG.sev, snp: true } });
+    const source = vmm.createGuest(0, VM_TYPE.SNP);
+    vmm.must(vmm.command(source.fd, 'INIT2', kvm_sev_init.encode({})));
+    return { vmm, source, destination: vmm.createGuest(0, VM_TYPE.SNP) };
+  };
+
+  it('is refused by default', () => {
+    const { vmm, source, destination } = setup('refuse');
+    expect(vmm.move(destination.fd, source.fd)).toMatchObject({ errno: 'EINVAL', reason: 'SNP_MOVE_UNSUPPORTED' });
+    expect(source.vm.life.kind).toBe('alive');
+  });
+
+  it('moves where the host does as the code reads', () => {
+    const { vmm, source, destination } = setup('as_code');
+    expect(vmm.tryMove(destination.fd, source.fd)).toBe(0);
+    expect(toSevInfo(destination.vm)).toMatchObject({ active: true, needInit: true });
+  });
+
+  it('takes no command of the older kinds', () => {
+    const { vmm, source } = setup('refuse');
+    expect(vmm.command(source.fd, 'GUEST_STATUS').result).toBe('EPERM');
   });
 });

@@ -1,0 +1,97 @@
+import { describe, expect, it } from 'vitest';
+import { PAGE_SIZE } from '../../../../server/hardware/units.js';
+import { open } from '../../../../server/kernel/syscalls/descriptors.js';
+import { IOCTL } from '../../../../server/kernel/uapi/ioctls.js';
+import {
+  SEV_USER_CMD,
+  sev_issue_cmd,
+  sev_user_data_get_id2,
+  sev_user_data_pdh_cert_export,
+  sev_user_data_pek_csr,
+  sev_user_data_status,
+} from '../../../../server/kernel/uapi/sev-structs.js';
+import { createSevRig, type Vmm } from '../kvm/svm/sev-rig.js';
+
+const RDONLY = 0;
+const NO_FW_CALL = 0xffff_ffff;
+const INVALID_LENGTH = 4;
+
+/** SEV_ISSUE_CMD, with the command's structure in the VMM's memory. */
+const issue = (vmm: Vmm, fd: number, cmd: number, data: Uint8Array = new Uint8Array(0)) => {
+  const page = vmm.map(null, PAGE_SIZE);
+  vmm.write(page + 64, data);
+  vmm.write(page, sev_issue_cmd.encode({ cmd, data: BigInt(page + 64), error: 77 }));
+  const result = vmm.process.try(fd, IOCTL.SEV_ISSUE_CMD, page);
+  return { result, error: sev_issue_cmd.decode(vmm.read(page, sev_issue_cmd.size)).error, data: vmm.read(page + 64, 128) };
+};
+
+const readOnly = (vmm: Vmm): number =>
+  vmm.process.must(vmm.process.call((current) => open(vmm.process.kernel, current, '/dev/sev', RDONLY)));
+
+describe('/dev/sev', () => {
+  it('EINVAL for other ioctls and for unknown commands', () => {
+    const { vmm } = createSevRig();
+    expect(vmm.process.try(vmm.sevFd, IOCTL.KVM_GET_API_VERSION)).toBe('EINVAL');
+    expect(issue(vmm, vmm.sevFd, 99)).toMatchObject({ result: 'EINVAL', error: 77 });
+    expect(vmm.process.try(vmm.sevFd, IOCTL.SEV_ISSUE_CMD, 0x1000)).toBe('EFAULT');
+  });
+
+  it('reports the platform: uninitialised until the first guest, then with its guests', () => {
+    const { vmm } = createSevRig();
+    const status = () => sev_user_data_status.decode(issue(vmm, vmm.sevFd, SEV_USER_CMD.PLATFORM_STATUS).data);
+    expect(status()).toMatchObject({ state: 0, guest_count: 0 });
+    vmm.createSevGuest();
+    expect(status()).toMatchObject({ state: 2, guest_count: 1 });
+  });
+
+  it('EPERM for what changes the platform on a descriptor that is open for reading', () => {
+    const { vmm } = createSevRig();
+    const fd = readOnly(vmm);
+    for (const cmd of [SEV_USER_CMD.FACTORY_RESET, SEV_USER_CMD.PEK_GEN, SEV_USER_CMD.PDH_GEN, SEV_USER_CMD.PEK_CSR])
+      expect([cmd, issue(vmm, fd, cmd, new Uint8Array(16))]).toMatchObject([cmd, { result: 'EPERM', error: NO_FW_CALL }]);
+    expect(issue(vmm, fd, SEV_USER_CMD.PLATFORM_STATUS).result).toBe(0);
+    expect(issue(vmm, fd, SEV_USER_CMD.PDH_CERT_EXPORT, new Uint8Array(24)).result).toBe('EPERM');
+  });
+
+  it('initialises for a key command, and shuts down again', () => {
+    const { vmm, host } = createSevRig();
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.PDH_GEN)).toMatchObject({ result: 0, error: 0 });
+    expect(host.kernel.amd?.processor.state).toBe('uninit');
+  });
+
+  it('EBUSY for a reset while there are guests', () => {
+    const { vmm } = createSevRig();
+    vmm.createSevGuest();
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.FACTORY_RESET).result).toBe('EBUSY');
+    vmm.process.closeAll();
+    const { vmm: fresh } = createSevRig();
+    expect(issue(fresh, fresh.sevFd, SEV_USER_CMD.FACTORY_RESET).result).toBe(0);
+  });
+
+  it('gives the lengths of certificates to who asks with none, and then the certificates', () => {
+    const { vmm } = createSevRig();
+    const pdh = vmm.map(null, PAGE_SIZE);
+    const chain = vmm.map(null, 2 * PAGE_SIZE);
+    const query = issue(vmm, vmm.sevFd, SEV_USER_CMD.PDH_CERT_EXPORT, new Uint8Array(24));
+    expect(query).toMatchObject({ result: 'EIO', error: INVALID_LENGTH });
+    const { pdh_cert_len, cert_chain_len } = sev_user_data_pdh_cert_export.decode(query.data);
+    expect([pdh_cert_len, cert_chain_len]).toEqual([2084, 3 * 2084]);
+    const addresses = { pdh_cert_address: BigInt(pdh), cert_chain_address: BigInt(chain) };
+    const ask = sev_user_data_pdh_cert_export.encode({ ...addresses, pdh_cert_len, cert_chain_len });
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.PDH_CERT_EXPORT, ask).result).toBe(0);
+    expect(vmm.read(pdh, 2084).some((byte) => byte !== 0)).toBe(true);
+    expect(vmm.read(chain + 2 * 2084, 2084).some((byte) => byte !== 0)).toBe(true);
+    const long = sev_user_data_pek_csr.encode({ address: BigInt(pdh), length: 0x4001 });
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.PEK_CSR, long).result).toBe('EFAULT');
+  });
+
+  it('gives the chip’s identity', () => {
+    const { vmm } = createSevRig();
+    const address = vmm.map(null, PAGE_SIZE);
+    const query = issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID2, new Uint8Array(12));
+    expect(sev_user_data_get_id2.decode(query.data).length).toBe(64);
+    const ask = sev_user_data_get_id2.encode({ address: BigInt(address), length: 64 });
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID2, ask).result).toBe(0);
+    expect(vmm.read(address, 64)).toEqual(issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID).data.subarray(0, 64));
+  });
+});
