@@ -1,14 +1,15 @@
-import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process';
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 5_000;
 /** How much of what the daemon says on stderr an error repeats. */
 const STDERR_BYTES = 4096;
+/** Whoever ends without stopping the daemon, even by SIGKILL, must not leave it behind: then its stdin ends. */
+const END_WITH_PARENT = 'data:text/javascript,process.stdin.resume().on("end",()=>process.exit())';
 const ADDRESS_LINE = /^simkvmd listening on (\S+)$/;
 
 /** How to start a daemon. */
@@ -50,24 +51,15 @@ export class Daemon implements AsyncDisposable {
 
   /** @see startDaemon */
   static async start({ args = [], timeoutMs = START_TIMEOUT_MS }: DaemonOptions): Promise<Daemon> {
-    const child = spawn(process.execPath, [program(), '--listen', '127.0.0.1:0', '--log-level', 'warn', ...args], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    // Whoever ends without stopping it must not leave it behind.
-    const kill = (): void => void child.kill('SIGKILL');
-    process.once('exit', kill);
-    const exited = new Promise<void>((resolve) => {
-      child.once('exit', () => {
-        process.off('exit', kill);
-        resolve();
-      });
-    });
+    const command = ['--import', END_WITH_PARENT, program(), '--listen', '127.0.0.1:0', '--log-level', 'warn', ...args];
+    const child = spawn(process.execPath, command, { stdio: 'pipe' });
+    const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
     try {
       const target = await addressOf(child, timeoutMs);
       unref(child);
       return new Daemon(child, target, exited);
     } catch (error) {
-      kill();
+      child.kill('SIGKILL');
       throw error;
     }
   }
@@ -86,7 +78,7 @@ export class Daemon implements AsyncDisposable {
 }
 
 /** Waits for the line that says where the daemon listens. */
-const addressOf = (child: ChildProcessByStdio<null, Readable, Readable>, timeoutMs: number): Promise<string> =>
+const addressOf = (child: ChildProcessWithoutNullStreams, timeoutMs: number): Promise<string> =>
   new Promise((resolve, reject) => {
     let said = '';
     const fail = (what: string): void => {
@@ -108,9 +100,9 @@ const addressOf = (child: ChildProcessByStdio<null, Readable, Readable>, timeout
   });
 
 /** Lets this program end while the daemon runs. */
-const unref = (child: ChildProcessByStdio<null, Readable, Readable>): void => {
+const unref = (child: ChildProcessWithoutNullStreams): void => {
   child.unref();
-  for (const stream of [child.stdout, child.stderr]) if (stream instanceof Socket) stream.unref();
+  for (const stream of [child.stdin, child.stdout, child.stderr]) if (stream instanceof Socket) stream.unref();
 };
 
 /**

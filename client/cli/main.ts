@@ -1,4 +1,7 @@
 #!/usr/bin/env node
-import { createProgram } from './program.js';
+import { runProgram } from './program.js';
 
-await createProgram().parseAsync(process.argv);
+// Whoever reads the output may stop reading, as `head` does.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+
+await runProgram(process.argv.slice(2));

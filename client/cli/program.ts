@@ -1,0 +1,39 @@
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { EXIT } from './failure.js';
+import { registerHost } from './host.js';
+import { type Console, DEFAULT_TARGET, processConsole } from './session.js';
+import { registerVms } from './vms.js';
+
+const vmId = (text: string): number => {
+  const id = Number(text);
+  if (Number.isInteger(id) && id >= 1 && id <= 0xffff_ffff) return id;
+  throw new InvalidArgumentError(`'${text}' is no number of a VM.`);
+};
+
+const hostAndPort = (text: string): string => {
+  if (/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/.test(text)) return text;
+  throw new InvalidArgumentError(`'${text}' is not HOST:PORT, for example ${DEFAULT_TARGET}.`);
+};
+
+/** The command `simkvm`. Each subcommand registers itself; global options may stand before or after it. */
+const createProgram = (console: Console): Command => {
+  const program = new Command('simkvm')
+    .description('Looks into a simulated KVM host for confidential VMs, and runs experiments on it.')
+    .option('--target <host:port>', 'the daemon', hostAndPort, DEFAULT_TARGET)
+    .option('--json', 'print JSON: 64-bit integers as strings, bytes as base64')
+    .configureOutput({ writeOut: (text) => console.out(text.trimEnd()), writeErr: (text) => console.error(text.trimEnd()) })
+    .exitOverride();
+  registerHost(program, console);
+  registerVms(program, console, vmId);
+  return program;
+};
+
+/** Runs `simkvm` with the arguments after its name. What is wrong with them is said, and is the exit code. */
+export const runProgram = async (args: readonly string[], console: Console = processConsole): Promise<void> => {
+  try {
+    await createProgram(console).parseAsync([...args], { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    console.exitCode(error.exitCode === 0 ? 0 : EXIT.USAGE);
+  }
+};
