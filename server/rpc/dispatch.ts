@@ -18,7 +18,7 @@ export interface CallHeaders {
   readonly thread: string | undefined;
   /** Metadata `simkvm-request-id`. */
   readonly requestId: string | undefined;
-  /** Metadata `simkvm-acknowledge`. */
+  /** Metadata `simkvm-acknowledge`: every reply up to the first number has arrived, but those of the numbers after it. */
   readonly acknowledge: string | undefined;
   readonly onLoopback: boolean;
 }
@@ -58,7 +58,10 @@ export class Dispatch {
     const caller = this.enter(call.path, call.method.role, call.headers, call.request);
     if (failed(caller)) return this.refuse(call, caller);
     const { requestId } = call.headers;
-    if (call.headers.acknowledge !== undefined) this.resultsOf(caller.process).acknowledge(Number(call.headers.acknowledge));
+    if (call.headers.acknowledge !== undefined) {
+      const [upTo = 0, ...outstanding] = call.headers.acknowledge.split(',').map(Number);
+      this.resultsOf(caller.process).acknowledge(upTo, outstanding);
+    }
     if (requestId === undefined || !call.method.mutates) return this.execute(call, caller, call.deliver);
     return this.executeOnce(call, caller, Number(requestId));
   }

@@ -17,12 +17,14 @@ interface Entry<Reply> {
 /**
  * Executes a call with a request id once. Ids are numbers that a process counts up. Whoever asks again under the same
  * id, because a reply was lost or the call was cancelled, gets the reply of the one execution, whatever the request says
- * the second time. To acknowledge N is to
- * say that every reply up to N has arrived; they are forgotten, and the ids refused.
+ * the second time. To acknowledge N is to say that every reply up to N has arrived, but for those of ids that are named;
+ * they are forgotten, and the ids refused. Naming some lets one KVM_RUN last while thousands of other calls come and go.
  */
 export class RequestResults<Reply> {
   private readonly entries = new Map<number, Entry<Reply>>();
   private acknowledged = 0;
+  /** Ids up to `acknowledged` whose replies have not arrived. */
+  private outstanding: ReadonlySet<number> = new Set();
 
   /**
    * @returns 'execute' if the caller has to execute and then `finish`; 'pending' if `deliver` will be called, or has
@@ -32,7 +34,7 @@ export class RequestResults<Reply> {
     const refuse = (errno: 'EINVAL' | 'EAGAIN', reason: string, allowed: string): Failure =>
       new Failure(errno, reason, 'simkvmd', { field: 'simkvm-request-id', given: String(id), allowed });
     if (!Number.isSafeInteger(id) || id < 1) return refuse('EINVAL', 'REQUEST_ID_INVALID', 'a decimal number from 1 to 2^53-1');
-    if (id <= this.acknowledged) return refuse('EINVAL', 'REQUEST_ACKNOWLEDGED', `a number above ${this.acknowledged}`);
+    if (this.hasArrived(id)) return refuse('EINVAL', 'REQUEST_ACKNOWLEDGED', `a number above ${this.acknowledged}`);
     const entry = this.entries.get(id);
     if (entry === undefined) {
       if (this.entries.size >= RESULTS_MAX)
@@ -52,14 +54,19 @@ export class RequestResults<Reply> {
     const { waiting } = entry.state;
     entry.state = { kind: 'done', reply };
     for (const deliver of waiting) deliver(reply);
-    if (id <= this.acknowledged) this.entries.delete(id);
+    if (this.hasArrived(id)) this.entries.delete(id);
   }
 
-  /** Every reply up to `id` has arrived. */
-  acknowledge(id: number): void {
+  /** Every reply up to `id` has arrived, but those of the ids `outstanding`. */
+  acknowledge(id: number, outstanding: readonly number[] = []): void {
     if (!(id > this.acknowledged)) return;
     this.acknowledged = id;
-    for (const [key, entry] of this.entries) if (key <= id && entry.state.kind === 'done') this.entries.delete(key);
+    this.outstanding = new Set(outstanding);
+    for (const [key, entry] of this.entries) if (entry.state.kind === 'done' && this.hasArrived(key)) this.entries.delete(key);
+  }
+
+  private hasArrived(id: number): boolean {
+    return id <= this.acknowledged && !this.outstanding.has(id);
   }
 
   get size(): number {
