@@ -3,18 +3,13 @@ import { PAGE_SIZE } from '../../hardware/units.js';
 /**
  * Sizes of KVM's kernel objects on x86-64, in bytes, each with where it comes from. "Counted" means added up by hand
  * from the structure's members in the named header (6.18), with natural alignment; it was not printed by a compiler.
+ * `kvm_run`, `pio_data`, `kvm_coalesced_mmio_ring` and `dirty_ring` are whole pages, charged by `SharedPage`.
  */
 export const KMEM_SIZE = {
   /** `struct kvm_svm` / `kvm_vmx`: four `kvm_memslots` of 1,080 bytes and `kvm_arch`; x86.c asserts order 1 at most [M]. */
   kvm: 8192,
   /** Object size of the slab `kvm_vcpu` in /proc/slabinfo, for `struct vcpu_vmx`; `vcpu_svm` is near it [M]. */
   kvm_vcpu: 9152,
-  /** `kvm_vcpu->run`: one page (kvm_vcpu_init). */
-  kvm_run: PAGE_SIZE,
-  /** `vcpu->arch.pio_data`: one page (kvm_arch_vcpu_create). */
-  pio_data: PAGE_SIZE,
-  /** `kvm->coalesced_mmio_ring`: one page (kvm_coalesced_mmio_init). */
-  kvm_coalesced_mmio_ring: PAGE_SIZE,
   /** `struct kvm_coalesced_mmio_dev` (coalesced_mmio.h): list 16, device 8, kvm 8, zone 16. Counted. */
   kvm_coalesced_mmio_dev: 48,
   /** `struct kvm_memory_slot` (kvm_host.h): nodes 176, base, npages, bitmap 24, arch 48, address 8, ids 8, gmem 16. Counted. */
@@ -45,8 +40,6 @@ export const KMEM_SIZE = {
   gmem_file: 40,
   /** Node of an xarray, slab `radix_tree_node`: 64 slots [M]. */
   xa_node: 576,
-  /** `struct file` of an anonymous inode, slab `filp` [M]. */
-  file: 232,
 } as const;
 
 /** Buckets of kmalloc up to KMALLOC_MAX_CACHE_SIZE (mm/slab_common.c). */

@@ -141,13 +141,6 @@ export class Memslots {
     return this.byId.size;
   }
 
-  /** `kvm->nr_memslot_pages`. */
-  get pages(): number {
-    let pages = 0;
-    for (const slot of this.byGfn) pages += slot.npages;
-    return pages;
-  }
-
   /** In order of guest frames. */
   [Symbol.iterator](): IterableIterator<Memslot> {
     return this.byGfn[Symbol.iterator]();
