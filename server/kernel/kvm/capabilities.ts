@@ -14,7 +14,6 @@ import {
   KVM_PAGE_OFFSET,
   KVM_SYNC_X86_VALID_FIELDS,
   KVM_X2APIC_API,
-  KVM_X86_DISABLE_EXITS,
   KVM_X86_QUIRK,
 } from '../uapi/constants.js';
 import { kvm_enable_cap } from '../uapi/kvm-structs.js';
@@ -28,7 +27,7 @@ import { supportedMemoryAttributes } from './memory-attributes.js';
 import { KVM_USER_MEM_SLOTS } from './memslots.js';
 import { readonlyMemAllowed } from './set-memory-region.js';
 import type { Vm } from './vm.js';
-import { kvmArchVmEnableCap } from './x86/enable-cap.js';
+import { DISABLE_EXITS_MASK, kvmArchVmEnableCap } from './x86/enable-cap.js';
 import { KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS } from './x86/vm-arch.js';
 
 /** KVM_MAX_IRQ_ROUTES. */
@@ -136,7 +135,7 @@ const VALUES: Readonly<Partial<Record<KvmCapName, Value>>> = {
   MANUAL_DIRTY_LOG_PROTECT2: () => KVM_DIRTY_LOG.MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG.INITIALLY_SET,
   ADJUST_CLOCK: () => allOf(KVM_CLOCK),
   X2APIC_API: () => allOf(KVM_X2APIC_API),
-  X86_DISABLE_EXITS: () => KVM_X86_DISABLE_EXITS.HLT | KVM_X86_DISABLE_EXITS.PAUSE | KVM_X86_DISABLE_EXITS.CSTATE,
+  X86_DISABLE_EXITS: () => DISABLE_EXITS_MASK,
   DISABLE_QUIRKS2: () => allOf(KVM_X86_QUIRK),
   EXIT_HYPERCALL: () => 1 << KVM_HC.MAP_GPA_RANGE,
   SET_GUEST_DEBUG2: () => allOf(KVM_GUESTDBG),

@@ -13,10 +13,3 @@ export const copyU64Out = (user: UserCopy, address: bigint, value: bigint): Fail
   data.setBigUint64(0, value, true);
   return user.copyOut(address, new Uint8Array(data.buffer));
 };
-
-/** `put_user` of a __u32. EFAULT. */
-export const copyU32Out = (user: UserCopy, address: bigint, value: number): Failure | null => {
-  const data = new DataView(new ArrayBuffer(4));
-  data.setUint32(0, value, true);
-  return user.copyOut(address, new Uint8Array(data.buffer));
-};

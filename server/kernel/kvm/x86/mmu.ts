@@ -81,7 +81,8 @@ export class TdpMmu implements MmuNotifier {
     const isPrivate = this.isPrivate(frame, encrypted);
     if (isPrivate !== this.vm.memoryAttributes.isPrivate(frame))
       return this.memoryFault(frame, isPrivate, 'MEMORY_ATTRIBUTE_MISMATCH');
-    const slot = memslots.find(frame);
+    // Beyond its reach the hardware finds nothing, whatever slot may be there.
+    const slot = NestedPageTable.holds(frame) ? memslots.find(frame) : undefined;
     if (slot === undefined) {
       if (isPrivate) return this.memoryFault(frame, true, 'PRIVATE_ACCESS_WITHOUT_SLOT');
       if (NestedPageTable.holds(frame)) this.table.set(frame, { kind: 'mmio', generation: memslots.generation });

@@ -76,7 +76,7 @@ export class NestedPageTable {
   }
 
   find(frame: Gfn): Spte | undefined {
-    let table: Table | null = this.root;
+    let table: Table | null = NestedPageTable.holds(frame) ? this.root : null;
     while (table !== null) {
       const entry: Entry = table.entries[indexAt(frame, table.level)];
       if (!(entry instanceof Table)) return entry;

@@ -61,6 +61,12 @@ describe('a nested page table', () => {
     expect(Object.fromEntries(costs.counts)).toMatchObject({ pte_zapped: 4, page_table_freed: 5, page_allocated: 5 });
   });
 
+  it('has no entry for what its four levels cannot tell from a low address', () => {
+    const { map, table } = tableWithFrames();
+    map(3);
+    expect(table.find(gfn(512 ** 4 + 3))).toBeUndefined();
+  });
+
   it('knows which frames it maps, however often', () => {
     const { map, table } = tableWithFrames();
     const frame = map(7);
