@@ -95,7 +95,7 @@ export class NarrowAlu {
       Shl: (a, count) => {
         const result = count > top ? 0 : a << count;
         const cf = count > bits ? 0 : (a >>> (bits - count)) & 1;
-        return shifted(result, cf, ((result >>> top) & 1) ^ cf);
+        return shifted(result, cf, ((a >>> top) ^ (a >>> (top - 1))) & 1);
       },
       Shr: (a, count) => {
         const value = a & mask;
@@ -110,7 +110,7 @@ export class NarrowAlu {
         const by = count % bits;
         const value = a & mask;
         const result = by === 0 ? value : (value << by) | (value >>> (bits - by));
-        flags.setCarryAndOverflow(result & 1, (result & 1) ^ ((result >>> top) & 1));
+        flags.setCarryAndOverflow(result & 1, ((value >>> top) ^ (value >>> (top - 1))) & 1);
         return result;
       },
       Ror: (a, count) => {
@@ -118,7 +118,7 @@ export class NarrowAlu {
         const value = a & mask;
         const result = by === 0 ? value : (value >>> by) | (value << (bits - by));
         const cf = (result >>> top) & 1;
-        flags.setCarryAndOverflow(cf, cf ^ ((result >>> (top - 1)) & 1));
+        flags.setCarryAndOverflow(cf, (value ^ (value >>> top)) & 1);
         return result;
       },
       Rcl: (a, count) => {

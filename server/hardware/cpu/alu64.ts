@@ -47,7 +47,7 @@ export class Alu64 {
       Shl: (lo, hi, count) => {
         const cf = bitAt(lo, hi, 64 - count);
         const result = this.shiftLeft(lo, hi, count);
-        return this.shifted(result, cf, (this.hi >>> 31) ^ cf);
+        return this.shifted(result, cf, (hi >>> 31) ^ ((hi >>> 30) & 1));
       },
       Shr: (lo, hi, count) => {
         const cf = bitAt(lo, hi, count - 1);
@@ -61,12 +61,12 @@ export class Alu64 {
       },
       Rol: (lo, hi, count) => {
         const result = this.rotateLeft(lo, hi, count);
-        flags.setCarryAndOverflow(result & 1, (result & 1) ^ (this.hi >>> 31));
+        flags.setCarryAndOverflow(result & 1, (hi >>> 31) ^ ((hi >>> 30) & 1));
         return result;
       },
       Ror: (lo, hi, count) => {
         const result = this.rotateLeft(lo, hi, 64 - count);
-        flags.setCarryAndOverflow(this.hi >>> 31, (this.hi >>> 31) ^ ((this.hi >>> 30) & 1));
+        flags.setCarryAndOverflow(this.hi >>> 31, (hi >>> 31) ^ (lo & 1));
         return result;
       },
       Rcl: (lo, hi, count) => {

@@ -5,7 +5,7 @@ import { type DecodeResult, InstructionDecoder, MAX_INSTRUCTION_LENGTH } from '.
 import type { Instruction, Operation } from './instruction.js';
 import { Seg, Vector } from './registers.js';
 import type { TlbEntry } from './tlb.js';
-import { GuestFault } from './traps.js';
+import { ExitTrap, GuestFault } from './traps.js';
 
 const PAGE = 4096;
 /** Instructions a block has at most. */
@@ -103,15 +103,19 @@ export class CodeCache {
 
   /** What lies at RIP, as far as it can be fetched. */
   bytesAtRip(): Uint8Array {
-    const { ripLo, ripHi } = this.core.state;
+    const { state, memory } = this.core;
+    const { ripLo, ripHi, cr2Lo, cr2Hi } = state;
     const bytes: number[] = [];
     try {
       for (let i = 0; i < MAX_INSTRUCTION_LENGTH; i++) {
-        const { lo, hi } = this.linear((ripLo + i) | 0, ripHi + (((ripLo + i) | 0) >>> 0 < ripLo >>> 0 ? 1 : 0));
-        bytes.push(this.core.memory.fetchPage(lo, hi).bytes[lo & 0xfff]);
+        const at = (ripLo + i) | 0;
+        const { lo, hi } = this.linear(at, at >>> 0 < ripLo >>> 0 ? (ripHi + 1) | 0 : ripHi);
+        bytes.push(memory.fetchPage(lo, hi).bytes[lo & (PAGE - 1)]);
       }
     } catch (trap) {
-      if (bytes.length === 0 && trap instanceof Error) throw trap;
+      if (!(trap instanceof GuestFault || trap instanceof ExitTrap)) throw trap;
+      state.cr2Lo = cr2Lo;
+      state.cr2Hi = cr2Hi;
     }
     return Uint8Array.from(bytes);
   }

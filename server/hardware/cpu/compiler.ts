@@ -16,6 +16,23 @@ import { systemCalls } from './instructions/system-calls.js';
 import { OutsideSubset } from './operands.js';
 import { UnsupportedInstruction } from './traps.js';
 
+/*
+ * The subset. In: everything of the integer instruction set up to BMI's TZCNT and LZCNT, MOVBE, POPCNT, string and port
+ * instructions, far transfers through segments and call gates, SYSCALL and SYSENTER, control, debug and model-specific
+ * registers, the SSE2 moves and integer operations that compilers emit, FXSAVE and the x87 control instructions. Outside,
+ * ending `run` with `unsupported`: x87 and SSE arithmetic, MMX, AVX, XSAVE, BMI's other instructions, RDRAND, task
+ * switches and task gates, virtual 8086 mode, SMM, nested SVM, and protection keys.
+ *
+ * Not modelled: alignment checks (#AC), data breakpoints, PCID; PDPTEs are read at each walk. Real processors prefetch and
+ * keep stale paging-structure entries longer than this TLB does.
+ *
+ * What the manuals leave undefined is as an AMD EPYC (Zen) does it: AF is cleared by shifts and logical operations; OF of a
+ * shift or rotation by more than one is that of its first step, but left alone by ROL and ROR with an immediate; MUL and
+ * IMUL take SF and PF from the lower half and clear ZF and AF; DIV and IDIV leave the flags alone, BT and its kin all but
+ * CF; BSF and BSR set PF from the index, clear the others, and leave the destination alone for zero. Not so: OF of RCL
+ * and RCR by more than one is that of the last step, SHLD and SHRD of 16 bits by more than 16 repeat their operands,
+ * BSWAP of 16 bits gives zero, DAA, DAS and AAM clear OF. See `test/unit/hardware/cpu/native-results.txt`.
+ */
 const GENERAL: InstructionGroup = {
   ...dataMovement,
   ...stack,

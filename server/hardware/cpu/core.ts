@@ -93,6 +93,13 @@ export class Core {
     this.attention = true;
   }
 
+  /** Translations have changed: none may be used without another page walk. `nonGlobal`: but for those of global pages. */
+  flushTranslations(nonGlobal = false): void {
+    if (nonGlobal) this.memory.flushNonGlobal();
+    else this.memory.flushLinear();
+    this.epoch++;
+  }
+
   /** Works out again what follows from control registers, segments and flags. */
   deriveMode(): void {
     const { state } = this;
@@ -103,9 +110,21 @@ export class Core {
     this.cpl = state.cpl;
     this.memory.setUser(this.cpl === 3);
     for (let segment = 0; segment < 6; segment++) this.deriveLimits(segment);
-    this.epoch++;
     this.attention = true;
+    const codeBase = state.baseLo[Seg.CS];
+    const codeLimit = state.limit[Seg.CS];
+    const mode = this.codeSize | (this.stackSize << 8) | (this.cpl << 16);
+    if (mode === this.codeMode && codeBase === this.codeBase && codeLimit === this.codeLimit) return;
+    this.codeMode = mode;
+    this.codeBase = codeBase;
+    this.codeLimit = codeLimit;
+    this.epoch++;
   }
+
+  // What the blocks that RIP means depended on when `epoch` was last changed.
+  private codeMode = 0;
+  private codeBase = 0;
+  private codeLimit = 0;
 
   private deriveLimits(segment: number): void {
     const limit = this.state.limit[segment];

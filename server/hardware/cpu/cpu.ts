@@ -202,7 +202,7 @@ export class Cpu {
   run(budget: number): CpuExit {
     const { core, code } = this;
     this.noticeChanges();
-    core.repeatLimit = REPEAT_LIMIT;
+    core.attention = true;
     let remaining = budget;
     let block: Block | null = null;
     let index = 0;
@@ -297,7 +297,7 @@ export class Cpu {
     if (state.revision === this.seenRevision) return;
     this.derive();
     const paging = `${state.cr0Lo},${state.cr3Lo},${state.cr3Hi},${state.cr4Lo},${state.eferLo}`;
-    if (paging !== this.seenPaging) this.core.memory.flushLinear();
+    if (paging !== this.seenPaging) this.core.flushTranslations();
     this.seenPaging = paging;
   }
 
@@ -415,7 +415,7 @@ export class Cpu {
   /** INT n returns behind itself, unless its delivery faults: then the fault is the instruction's. */
   private raiseSoftware(event: EventInfo): CpuExit | null {
     const { state, core } = this;
-    if (this.isIntercepted(event)) return { kind: 'exception', vector: event.vector, errorCode: null };
+    if (this.isIntercepted(event)) return this.exceptionExit(event);
     const { ripLo, ripHi } = state;
     state.ripLo = this.nextRipLo;
     state.ripHi = this.nextRipHi;
@@ -441,8 +441,7 @@ export class Cpu {
     let current = event;
     for (;;) {
       if (!(injected && current === event) && this.isIntercepted(current)) {
-        if (current.vector === Vector.DB) return { kind: 'debug', dr6: this.state.dr[DR6] };
-        return { kind: 'exception', vector: current.vector, errorCode: current.errorCode };
+        return this.exceptionExit(current);
       }
       try {
         this.deliver(current);
@@ -463,9 +462,14 @@ export class Cpu {
     return byVector && (this.core.intercepts.exceptions & (1 << event.vector)) !== 0;
   }
 
+  private exceptionExit({ vector, errorCode }: EventInfo): CpuExit {
+    return vector === Vector.DB ? { kind: 'debug', dr6: this.state.dr[DR6] } : { kind: 'exception', vector, errorCode };
+  }
+
   private deliver(event: EventInfo): void {
     const { core, state } = this;
-    core.memory.delivering = event;
+    // INT n is not injected again but executed again.
+    core.memory.delivering = event.type === 'software' ? null : event;
     try {
       deliverEvent(core, event);
     } finally {

@@ -151,7 +151,7 @@ export class LinearMemory {
 
   store8(lo: number, hi: number, value: number): void {
     const entry = this.writeTlb.find(lo, hi);
-    if (entry !== null && !entry.noticed) {
+    if (entry?.admitWrite() === true) {
       entry.view.setUint8(lo & OFFSET, value);
       return;
     }
@@ -161,7 +161,7 @@ export class LinearMemory {
 
   store16(lo: number, hi: number, value: number): void {
     const entry = this.writeTlb.find(lo, hi);
-    if (entry !== null && (lo & OFFSET) <= 0xffe && !entry.noticed) {
+    if (entry !== null && (lo & OFFSET) <= 0xffe && entry.admitWrite()) {
       entry.view.setUint16(lo & OFFSET, value, true);
       return;
     }
@@ -171,7 +171,7 @@ export class LinearMemory {
 
   store32(lo: number, hi: number, value: number): void {
     const entry = this.writeTlb.find(lo, hi);
-    if (entry !== null && (lo & OFFSET) <= 0xffc && !entry.noticed) {
+    if (entry !== null && (lo & OFFSET) <= 0xffc && entry.admitWrite()) {
       entry.view.setInt32(lo & OFFSET, value, true);
       return;
     }
@@ -181,7 +181,7 @@ export class LinearMemory {
 
   store64(lo: number, hi: number, valueLo: number, valueHi: number): void {
     const entry = this.writeTlb.find(lo, hi);
-    if (entry !== null && (lo & OFFSET) <= 0xff8 && !entry.noticed) {
+    if (entry !== null && (lo & OFFSET) <= 0xff8 && entry.admitWrite()) {
       entry.view.setInt32(lo & OFFSET, valueLo, true);
       entry.view.setInt32((lo & OFFSET) + 4, valueHi, true);
       return;

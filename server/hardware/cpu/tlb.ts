@@ -26,9 +26,14 @@ export class TlbEntry {
     this.generation = page.frame.generation;
   }
 
-  /** A write must be told to the frame: others hold decoded instructions from it, or its lines get dirty under a key. */
-  get noticed(): boolean {
-    return this.frame.codeCached || this.key !== null;
+  /**
+   * Whether `view` may be written to as it is: not where others hold decoded instructions from the frame. A write
+   * through a key leaves dirty lines under it, which the frame is told.
+   */
+  admitWrite(): boolean {
+    if (this.frame.codeCached) return false;
+    if (this.key !== null) this.frame.viewForWrite(this.key);
+    return true;
   }
 
   /** Makes `bytes` current again after somebody has looked at the frame through another key. */

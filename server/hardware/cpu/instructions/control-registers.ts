@@ -21,7 +21,7 @@ export function writeCr0(core: Core, lo: number, hi: number): void {
   const changed = value ^ state.cr0Lo;
   if ((changed & Cr0.PG) !== 0) switchPaging(core, (value & Cr0.PG) !== 0);
   state.cr0Lo = value;
-  if ((changed & (Cr0.PG | Cr0.PE | Cr0.WP)) !== 0) core.memory.flushLinear();
+  if ((changed & (Cr0.PG | Cr0.PE | Cr0.WP)) !== 0) core.flushTranslations();
   core.deriveMode();
   if (core.intercepts.writeTraps) core.exitAfter = { kind: 'write-trap', register: 'cr0' };
 }
@@ -40,13 +40,11 @@ function switchPaging(core: Core, on: boolean): void {
 }
 
 function writeCr3(core: Core, lo: number, hi: number): void {
-  const { state, memory } = core;
+  const { state } = core;
   if (state.longMode && core.memory.walker.hasReservedAddressBits(hi)) throw generalProtection();
   state.cr3Lo = lo;
   state.cr3Hi = state.longMode ? hi : 0;
-  if ((state.cr4Lo & Cr4.PGE) !== 0) memory.flushNonGlobal();
-  else memory.flushLinear();
-  core.epoch++;
+  core.flushTranslations((state.cr4Lo & Cr4.PGE) !== 0);
 }
 
 function writeCr4(core: Core, lo: number, hi: number): void {
@@ -55,7 +53,7 @@ function writeCr4(core: Core, lo: number, hi: number): void {
   const changed = lo ^ state.cr4Lo;
   if (state.longMode && ((lo & Cr4.PAE) === 0 || (changed & Cr4.LA57) !== 0)) throw generalProtection();
   state.cr4Lo = lo;
-  if ((changed & CR4_PAGING) !== 0) core.memory.flushLinear();
+  if ((changed & CR4_PAGING) !== 0) core.flushTranslations();
   core.deriveMode();
   if (core.intercepts.writeTraps) core.exitAfter = { kind: 'write-trap', register: 'cr4' };
 }

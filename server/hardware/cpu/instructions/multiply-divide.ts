@@ -7,11 +7,16 @@ import { divide128, multiply64, multiply64Signed, multiplyHigh, multiplyHighSign
 
 const RDX = 2 * Gpr.RDX;
 
-/** CF and OF say that the upper half matters; SF, ZF, AF and PF are undefined and stay. */
-const setOverflow = (core: Core, overflow: boolean): void => {
+/** CF and OF say that the upper half matters. The others are undefined: SF and PF as current processors leave them. */
+function setFlags(core: Core, overflow: boolean, sign: number, low: number): void {
+  const { flags } = core;
   const bit = overflow ? 1 : 0;
-  core.flags.setCarryAndOverflow(bit, bit);
-};
+  flags.setCarryAndOverflow(bit, bit);
+  flags.zero = 1;
+  flags.sign = sign;
+  flags.parity = low;
+  flags.adjust = 0;
+}
 
 /** MUL and IMUL with one operand: AX, DX:AX, EDX:EAX, RDX:RAX. */
 export const multiplication =
@@ -32,7 +37,7 @@ export const multiplication =
         gpr[RDX] = product[2];
         gpr[RDX + 1] = product[3];
         const extension = signed ? product[1] >> 31 : 0;
-        setOverflow(core, product[2] !== extension || product[3] !== extension);
+        setFlags(core, product[2] !== extension || product[3] !== extension, product[1], product[0]);
       });
     }
     if (size === 4) {
@@ -45,7 +50,7 @@ export const multiplication =
         gpr[1] = 0;
         gpr[RDX] = upper;
         gpr[RDX + 1] = 0;
-        setOverflow(core, upper !== (signed ? lower >> 31 : 0));
+        setFlags(core, upper !== (signed ? lower >> 31 : 0), lower, lower);
       });
     }
     if (size === 2) {
@@ -54,14 +59,14 @@ export const multiplication =
         const product = signed ? ((gpr16[0] << 16) >> 16) * ((value << 16) >> 16) : Math.imul(gpr16[0], value);
         gpr16[0] = product;
         gpr16[4 * Gpr.RDX] = product >>> 16;
-        setOverflow(core, signed ? product !== (product << 16) >> 16 : product >>> 16 !== 0);
+        setFlags(core, signed ? product !== (product << 16) >> 16 : product >>> 16 !== 0, product << 16, product);
       });
     }
     return next(() => {
       const value = read();
       const product = signed ? ((gpr8[0] << 24) >> 24) * ((value << 24) >> 24) : gpr8[0] * value;
       gpr16[0] = product;
-      setOverflow(core, signed ? product !== (product << 24) >> 24 : product > 0xff);
+      setFlags(core, signed ? product !== (product << 24) >> 24 : product > 0xff, product << 24, product);
     });
   };
 
@@ -82,7 +87,7 @@ export function signedMultiplication(core: Core, instruction: Instruction): Comp
       multiply64Signed(lo, hi, rightLo, core.hi, product);
       write(product[0], product[1]);
       const extension = product[1] >> 31;
-      setOverflow(core, product[2] !== extension || product[3] !== extension);
+      setFlags(core, product[2] !== extension || product[3] !== extension, product[1], product[0]);
     });
   }
   if (size === 4) {
@@ -91,14 +96,14 @@ export function signedMultiplication(core: Core, instruction: Instruction): Comp
       const right = readRight();
       const lower = Math.imul(left, right);
       write(lower, 0);
-      setOverflow(core, multiplyHighSigned(left, right) !== lower >> 31);
+      setFlags(core, multiplyHighSigned(left, right) !== lower >> 31, lower, lower);
     });
   }
   return next(() => {
     const left = readLeft();
     const product = ((left << 16) >> 16) * ((readRight() << 16) >> 16);
     write(product, 0);
-    setOverflow(core, product !== (product << 16) >> 16);
+    setFlags(core, product !== (product << 16) >> 16, product << 16, product);
   });
 }
 

@@ -1,6 +1,7 @@
 import type { ShiftName } from '../alu.js';
 import { bitAt } from '../alu64.js';
 import type { Core } from '../core.js';
+import { Rflags } from '../flags.js';
 import { type Compiled, type Instruction, type InstructionGroup, next } from '../instruction.js';
 import {
   effectiveAddress,
@@ -15,39 +16,62 @@ import {
   sizeOf,
 } from '../operands.js';
 
-/** ROL to SAR. A masked count of zero changes nothing, flags included. */
+/**
+ * OF after a rotation by more than one is undefined. Current processors compute it as for one, but leave it alone when
+ * the count of ROL and ROR is an immediate.
+ */
+function keepOverflow(core: Core, name: ShiftName, instruction: Instruction, compiled: Compiled): Compiled {
+  const count = operandAt(instruction, 1);
+  const mask = sizeOf(instruction, 0) === 8 ? 63 : 31;
+  if ((name !== 'Rol' && name !== 'Ror') || count.kind !== 'immediate' || (count.lo & mask) === 1) return compiled;
+  const { flags } = core;
+  return next(() => {
+    const { of } = flags;
+    compiled.run();
+    flags.setCarryAndOverflow(flags.cf, of);
+  });
+}
+
 const shift =
   (name: ShiftName) =>
-  (core: Core, instruction: Instruction): Compiled => {
-    const size = sizeOf(instruction, 0);
-    const target = place(core, instruction, 0);
-    const count = reader(core, instruction, 1, 1);
-    if (size === 8) {
-      const operation = core.alu64.shift[name];
-      return next(() => {
-        const by = count() & 63;
-        const lo = target.read();
-        if (by === 0) return;
-        const result = operation(lo, core.hi, by);
-        target.write(result, core.alu64.hi);
-      });
-    }
-    if (size !== 1 && size !== 2 && size !== 4) throw new OutsideSubset(instruction.code);
-    const operation = core.alu[size].shift[name];
-    return next(() => {
-      const by = count() & 31;
-      const value = target.read();
-      if (by === 0) target.write(value, 0);
-      else target.write(operation(value, by), 0);
-    });
-  };
+  (core: Core, instruction: Instruction): Compiled =>
+    keepOverflow(core, name, instruction, shiftBy(name, core, instruction));
 
-/** SHLD and SHRD. With 16 bits and a count above 16 the result is undefined; here the operands repeat. */
+/** ROL to SAR. A masked count of zero changes nothing, flags included. */
+function shiftBy(name: ShiftName, core: Core, instruction: Instruction): Compiled {
+  const size = sizeOf(instruction, 0);
+  const target = place(core, instruction, 0);
+  const count = reader(core, instruction, 1, 1);
+  if (size === 8) {
+    const operation = core.alu64.shift[name];
+    return next(() => {
+      const by = count() & 63;
+      const lo = target.read();
+      if (by === 0) return;
+      const result = operation(lo, core.hi, by);
+      target.write(result, core.alu64.hi);
+    });
+  }
+  if (size !== 1 && size !== 2 && size !== 4) throw new OutsideSubset(instruction.code);
+  const operation = core.alu[size].shift[name];
+  return next(() => {
+    const by = count() & 31;
+    const value = target.read();
+    if (by === 0) target.write(value, 0);
+    else target.write(operation(value, by), 0);
+  });
+}
+
+/**
+ * SHLD and SHRD. With 16 bits and a count above 16 the result is undefined; here the operands repeat. OF by more than one
+ * is undefined too, and that of the first step.
+ */
 const doubleShift =
   (left: boolean) =>
   (core: Core, instruction: Instruction): Compiled => {
     const size = sizeOf(instruction, 0);
     const bits = 8 * size;
+    const top = bits - 1;
     const target = place(core, instruction, 0);
     const source = reader(core, instruction, 1, size);
     const count = reader(core, instruction, 2, 1);
@@ -70,7 +94,7 @@ const doubleShift =
         flags.sign = resultHi;
         flags.parity = resultLo;
         flags.adjust = 0;
-        flags.setCarryAndOverflow(cf, ((hi ^ resultHi) >>> 31) & 1);
+        flags.setCarryAndOverflow(cf, (left ? (hi >>> 31) ^ (hi >>> 30) : (hi >>> 31) ^ fillLo) & 1);
         target.write(resultLo, resultHi);
       });
     }
@@ -102,7 +126,7 @@ const doubleShift =
       const align = 32 - bits;
       flags.setResult(result << align, result);
       flags.adjust = 0;
-      flags.setCarryAndOverflow(cf, (((value ^ result) << align) >>> 31) & 1);
+      flags.setCarryAndOverflow(cf, ((value >>> top) ^ (left ? value >>> (top - 1) : fill)) & 1);
       target.write(result, 0);
     });
   };
@@ -188,7 +212,7 @@ function bitString(core: Core, instruction: Instruction, update: BitUpdate | nul
 
 const trailingZeros = (value: number): number => 31 - Math.clz32(value & -value);
 
-/** BSF and BSR: zero sets ZF and leaves the destination alone (defined by AMD); the other flags are undefined. */
+/** BSF and BSR: zero sets ZF and leaves the destination alone (defined by AMD). The undefined flags: PF of the result, no other. */
 const bitScan =
   (forward: boolean) =>
   (core: Core, instruction: Instruction): Compiled => {
@@ -199,14 +223,18 @@ const bitScan =
     return next(() => {
       const lo = read();
       const hi = size === 8 ? core.hi : 0;
-      flags.setZero((lo | hi) === 0 ? 1 : 0);
+      flags.setArithmetic(Rflags.ZF);
+      flags.parity = 0;
       if ((lo | hi) === 0) return;
-      if (forward) write(lo !== 0 ? trailingZeros(lo) : 32 + trailingZeros(hi), 0);
-      else write(hi !== 0 ? 63 - Math.clz32(hi) : 31 - Math.clz32(lo), 0);
+      const forwards = lo !== 0 ? trailingZeros(lo) : 32 + trailingZeros(hi);
+      const index = forward ? forwards : hi !== 0 ? 63 - Math.clz32(hi) : 31 - Math.clz32(lo);
+      flags.setZero(0);
+      flags.parity = index;
+      write(index, 0);
     });
   };
 
-/** TZCNT and LZCNT: CF for a zero source, ZF for a zero result. */
+/** TZCNT and LZCNT: CF for a zero source, ZF for a zero result; the undefined flags are cleared. */
 const zeroCount =
   (trailing: boolean) =>
   (core: Core, instruction: Instruction): Compiled => {
@@ -222,8 +250,7 @@ const zeroCount =
       if ((lo | hi) === 0) count = bits;
       else if (trailing) count = lo !== 0 ? trailingZeros(lo) : 32 + trailingZeros(hi);
       else count = size === 8 ? (hi !== 0 ? Math.clz32(hi) : 32 + Math.clz32(lo)) : Math.clz32(lo) - (32 - bits);
-      flags.setCarry(count === bits ? 1 : 0);
-      flags.setZero(count === 0 ? 1 : 0);
+      flags.setArithmetic((count === bits ? Rflags.CF : 0) | (count === 0 ? Rflags.ZF : 0));
       write(count, 0);
     });
   };
@@ -242,7 +269,7 @@ function populationCount(core: Core, instruction: Instruction): Compiled {
   return next(() => {
     const lo = read();
     const count = ones(lo) + (size === 8 ? ones(core.hi) : 0);
-    core.flags.setArithmetic(count === 0 ? 1 << 6 : 0);
+    core.flags.setArithmetic(count === 0 ? Rflags.ZF : 0);
     write(count, 0);
   });
 }
