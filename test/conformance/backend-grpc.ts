@@ -89,9 +89,12 @@ interface RemoteProcess {
 export class GrpcCalls implements SystemCalls {
   private readonly tid: number;
   private readonly metadata = new Metadata();
+  /** For calls that are not this thread's own: a signal comes from another one. */
+  private readonly otherThread = new Metadata();
 
   constructor(private readonly process: RemoteProcess) {
     this.tid = process.nextTid++;
+    this.otherThread.set('simkvm-process', process.token);
     this.metadata.set('simkvm-process', process.token);
     this.metadata.set('simkvm-thread', String(this.tid));
   }
@@ -180,10 +183,10 @@ export class GrpcCalls implements SystemCalls {
     return { ...succeeded(0), data: NO_BYTES, signal: null };
   }
 
-  /** The contract has no signal mask: a daemon's calls are made by whoever calls, not by a thread with a state of its own. */
-  blockSignal = (): Promise<Outcome> => Promise.resolve(failedWith('ENOTSUP_EXECUTOR'));
+  blockSignal = (signo: number, block: boolean): Promise<Outcome> =>
+    this.simple(ProcessService.sigprocmask, { how: block ? 0 : 1, signals: [signo] });
   signal = (signo: number): Promise<Outcome> =>
-    this.simple(ProcessService.signal, { pid: this.process.pid, tid: this.tid, signo });
+    this.simple(ProcessService.signal, { pid: this.process.pid, tid: this.tid, signo }, this.otherThread);
 
   thread(): GrpcCalls {
     return new GrpcCalls(this.process);
@@ -219,8 +222,9 @@ export class GrpcCalls implements SystemCalls {
   private async simple<Req, ReqInit, Res extends { readonly ret: bigint }, ResInit>(
     method: RpcMethod<Req, ReqInit, Res, ResInit>,
     request: ReqInit,
+    metadata = this.metadata,
   ): Promise<Outcome> {
-    const answer = await this.call(method, request);
+    const answer = await this.process.connection.call(method, request, metadata);
     return 'refusal' in answer ? failedWith(answer.refusal.errno) : succeeded(answer.response.ret);
   }
 

@@ -31,9 +31,19 @@ export const kill = (kernel: Kernel, target: Process, signo: number, tid?: numbe
   return 0;
 };
 
-/** `rt_sigprocmask` of the calling thread. SIGKILL and SIGSTOP stay unblocked. EINVAL: `how` is none of SIG. */
-export const sigprocmask = (current: Task, how: number, signals: Iterable<number>): Result<number> => {
+/**
+ * `rt_sigprocmask` of the calling thread. SIGKILL and SIGSTOP stay unblocked. EINVAL: `how` is none of SIG, or there is no
+ * such signal.
+ */
+export const sigprocmask = (current: Task, how: number, signals: readonly number[]): Result<number> => {
   const { thread } = current;
+  const unknown = signals.find((signo) => signo < 1 || signo > SIGNAL_MAX);
+  if (unknown !== undefined)
+    return new Failure('EINVAL', 'SIGNAL_NUMBER', 'sigprocmask', {
+      field: 'signals',
+      given: String(unknown),
+      allowed: `1 to ${SIGNAL_MAX}`,
+    });
   const asked = new Set(signals);
   asked.delete(SIGKILL);
   asked.delete(SIGSTOP);

@@ -7,7 +7,7 @@ import { VmFile } from '../../kernel/kvm/vm-file.js';
 import type { Process } from '../../kernel/process/process.js';
 import { SIGKILL } from '../../kernel/process/thread.js';
 import { close, dup, dup3, sendFd } from '../../kernel/syscalls/descriptors.js';
-import { fork, kill } from '../../kernel/syscalls/process.js';
+import { fork, kill, sigprocmask } from '../../kernel/syscalls/process.js';
 import { type Host, method, refused, reply, ret } from '../call.js';
 import { overLimit } from '../limits.js';
 import { paginate } from '../pages.js';
@@ -145,6 +145,14 @@ export const processRoutes: readonly Route[] = [
         if (signo === SIGKILL) host.processes.end(target, SIGNAL_STATUS + SIGKILL);
         return sent;
       }),
+    ),
+  ),
+  unary(
+    ProcessService.sigprocmask,
+    method(
+      'rt_sigprocmask',
+      true,
+      ret((current, { how, signals }) => sigprocmask(current, how ?? -1, signals)),
     ),
   ),
   unary(
