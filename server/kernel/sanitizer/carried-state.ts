@@ -61,9 +61,11 @@ export class CarriedState {
       const guarded = isProtected(vcpu);
       this.checkInFlight(vcpu, destination);
       this.stale.set(vcpu, { to: destination.id, protected: guarded });
+      // A vCPU that never entered since the last move still owes the guest that move's registers.
+      const registers = this.expected.get(vcpu) ?? registersOf(vcpu.arch.state);
       this.expected.delete(vcpu);
       const successor = destination.vcpus.find((other) => other.id === vcpu.id);
-      if (successor !== undefined && !guarded) this.expected.set(successor, registersOf(vcpu.arch.state));
+      if (successor !== undefined && !guarded) this.expected.set(successor, registers);
     }
   }
 
@@ -86,14 +88,28 @@ export class CarriedState {
 
   /** A vCPU ioctl has succeeded and has told userspace something. */
   reported(vcpu: Vcpu, request: number): void {
+    if (!REPORTS.has(request)) return;
+    this.checkHidden(vcpu, request);
     const stale = this.stale.get(vcpu);
-    if (stale === undefined || !REPORTS.has(request)) return;
+    if (stale === undefined) return;
     const note = stale.protected ? ' (meaningless since the launch: the state was protected)' : '';
     this.findings.report(
       'guest',
       'STALE_REGISTERS_REPORTED',
       `${ioctlName(request, 'vcpu')} on vcpu ${vcpu.id} of vm ${vcpu.vm.id} reports values of a guest that moved to vm ${stale.to}${note}`,
       vcpu.vm.id,
+    );
+  }
+
+  /** Registers that live in an encrypted save area must be nobody's but the guest's. */
+  private checkHidden({ id, vm, arch }: Vcpu, request: number): void {
+    if (!vm.kernel.ops.guestStateProtected(arch.vcpu) || arch.state !== arch.cpu.state) return;
+    const call = ioctlName(request, 'vcpu');
+    this.findings.report(
+      'guest',
+      'PLAINTEXT_VISIBLE',
+      `${call} shows the encrypted registers of vcpu ${id} of vm ${vm.id}`,
+      vm.id,
     );
   }
 

@@ -10,6 +10,9 @@ import { GuestFrames } from './guest-frames.js';
 import { InterruptLedger } from './interrupt-ledger.js';
 import { Leaks } from './leaks.js';
 
+/** A kernel worker is no call; what it does is put down to it all the same. */
+const worker = ({ label }: Task): JournalEntry => ({ vm: null, describe: () => label });
+
 /**
  * The ledgers that the kernel's objects keep, and the checks that run after every call. None of them knows which
  * post-move policy is in force: they see what happens to contexts, frames, registers and memory.
@@ -33,7 +36,7 @@ export class Sanitizer {
     this.carried = new CarriedState(findings);
     this.interrupts = new InterruptLedger(findings);
     this.leaks = new Leaks(findings, amd?.processor ?? null);
-    findings.currentCall = () => scheduler.current?.call ?? null;
+    findings.currentCall = () => scheduler.current && (scheduler.current.call ?? worker(scheduler.current));
     pages.onFree = (frame) => this.frames.freed(frame);
     pages.onCopy = (from, mm) => this.frames.copied(from, mm);
   }

@@ -165,6 +165,35 @@ describe('registers', () => {
   });
 });
 
+describe('encrypted registers', () => {
+  const ask = (leak: boolean) => {
+    const rig = createSevRig();
+    const guest = rig.vmm.createSevGuest({ es: true });
+    rig.vmm.must(rig.vmm.command(guest.fd, 'LAUNCH_UPDATE_VMSA'));
+    const { fd, vcpu } = vcpuOf(guest);
+    if (leak) Object.assign(rig.host.kernel.ops, { visibleState: () => vcpu.arch.cpu.state });
+    rig.vmm.process.try(fd, IOCTL.KVM_GET_REGS, new Uint8Array(144));
+    return kinds(rig);
+  };
+
+  it('that the kernel would show to userspace are a finding', () => {
+    expect(ask(false)).toEqual([]);
+    expect(ask(true)).toEqual(['guest PLAINTEXT_VISIBLE']);
+  });
+});
+
+describe('registers in a chain of moves', () => {
+  it('are those that the guest had when it last ran, whichever VM it passed through', () => {
+    const { rig, source, destination, other } = moved('VM_DEAD');
+    const last = other.createGuest(1);
+    other.addSlot(last, 0, 0, other.map(source.object, RAM), RAM);
+    expect(other.tryMove(last.fd, destination.fd)).toBe(0);
+    other.startAt(vcpuOf(last).fd, Number(vcpuOf(source).vcpu.arch.state.rip));
+    other.run(vcpuOf(last).fd);
+    expect(kinds(rig)).toEqual([]);
+  });
+});
+
 describe('ASIDs', () => {
   const setup = () => {
     const findings = new Findings();
