@@ -58,6 +58,7 @@ export { POST_MOVE_POLICIES, type PostMovePolicyName } from './post-move-policy.
 export { type IoctlArgument, Process, type Receiver, type SignalTarget } from './process.js';
 export { Sev } from './sev.js';
 export { type AttachOptions, type ConnectOptions, DEFAULT_TARGET, SimKvm } from './sim-kvm.js';
+export { TOLERATED_IOCTLS, type TolerantVm, tolerateMigratedVm } from './tolerate-migrated-vm.js';
 export * from './uapi.js';
 export { Vcpu } from './vcpu.js';
 export type { VcpuExit } from './vcpu-exit.js';
