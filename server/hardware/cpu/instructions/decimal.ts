@@ -67,14 +67,14 @@ function multiplyAdjust(core: Core, instruction: Instruction): Compiled {
   });
 }
 
-/** AAD: two digits into AL. */
+/** AAD: two digits into AL, with the flags of the addition. */
 function divideAdjust(core: Core, instruction: Instruction): Compiled {
   const by = base(instruction);
   const { gpr8 } = core.state;
+  const { Add } = core.alu[1].binary;
   return next(() => {
-    gpr8[0] += gpr8[1] * by;
+    gpr8[0] = Add(gpr8[0], gpr8[1] * by);
     gpr8[1] = 0;
-    setResult(core);
   });
 }
 
