@@ -7,6 +7,8 @@ export interface DaemonConfig {
   /** `host:port`; port 0 lets the system pick one. */
   readonly listen: string;
   readonly logLevel: string;
+  /** Every lock point is a scheduling point, in an order that follows from the seed. */
+  readonly preemptAtLocks: boolean;
   readonly host: HostConfig;
 }
 
@@ -48,6 +50,7 @@ interface Options {
   knownUpstreamDefects: boolean;
   dismantleReleasesIrqfds: boolean;
   snpMove: HostConfig['snpMove'];
+  preemptAtLocks: boolean;
   logLevel: string;
 }
 
@@ -75,6 +78,7 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
     .addOption(
       new Option('--snp-move <mode>', 'move of an SEV-SNP guest').choices(['refuse', 'as_code']).default(defaults.snpMove),
     )
+    .option('--preempt-at-locks', 'let calls overtake each other at every lock, in an order that follows from the seed', false)
     .addOption(
       new Option('--log-level <level>', 'least level that is logged')
         .choices(['debug', 'info', 'warn', 'error', 'silent'])
@@ -85,6 +89,7 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
   return {
     listen: options.listen,
     logLevel: options.logLevel,
+    preemptAtLocks: options.preemptAtLocks,
     host: {
       vendor: options.vendor,
       cpus: options.cpus,

@@ -1,17 +1,29 @@
 import { randomUUID } from 'node:crypto';
 import { pino } from 'pino';
 import { isLoopback, parseConfig } from './config.js';
+import { createEntropy } from './hardware/entropy.js';
 import { createHost } from './kernel/kvm/host.js';
+import { type PickNext, Scheduler } from './kernel/sched/scheduler.js';
 import { ProcessRegistry } from './rpc/process-registry.js';
 import { startPump } from './rpc/pump.js';
 import { createServer, listen } from './rpc/server.js';
 import { VERSION } from './version.js';
 
+/** As many CPUs would make it: whoever comes to a lock may be overtaken there. */
+const preemptiveScheduler = (seed: string): Scheduler => {
+  const entropy = createEntropy(seed).fork('scheduler');
+  const pick: PickNext = (runnable) => new DataView(entropy.bytes(4).buffer).getUint32(0) % runnable.length;
+  return new Scheduler({ pick, preemptAtLocks: true });
+};
+
 const main = async (): Promise<void> => {
   const config = parseConfig(process.argv, VERSION);
   const log = pino({ level: config.logLevel }, pino.destination({ fd: 2, sync: true }));
   const started = process.hrtime.bigint();
-  const kernel = createHost(config.host, { clock: { now: () => process.hrtime.bigint() - started } });
+  const kernel = createHost(config.host, {
+    clock: { now: () => process.hrtime.bigint() - started },
+    ...(config.preemptAtLocks ? { scheduler: preemptiveScheduler(config.host.seed) } : {}),
+  });
   startPump(kernel);
   const server = createServer({ kernel, processes: new ProcessRegistry(kernel), version: VERSION, bootId: randomUUID() });
 
