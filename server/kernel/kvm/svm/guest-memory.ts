@@ -1,6 +1,6 @@
 import { type Gpa, gpa, gpaToGfn, PAGE_SIZE } from '../../../hardware/units.js';
 import { failed } from '../../failure.js';
-import { markPageDirty } from '../dirty-log.js';
+import { markPageDirty } from '../mark-page-dirty.js';
 import type { Vcpu } from '../vcpu.js';
 
 /** End of what a guest physical address can be; above it a number is no address. */

@@ -2,7 +2,7 @@ import { type Gpa, gpa, PAGE_SIZE } from '../../../hardware/units.js';
 import { KVM_EXIT, KVM_EXIT_IO } from '../../uapi/constants.js';
 import { kvm_run__mmio } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
-import { completion } from '../x86/emulate.js';
+import { completion } from '../x86/completion.js';
 import { kernelMmioRead, kernelMmioWrite } from '../x86/mmio.js';
 import { exitPio, kernelPioRead, kernelPioWrite, takePioData } from '../x86/pio.js';
 import type { Turn } from '../x86/vcpu-arch.js';

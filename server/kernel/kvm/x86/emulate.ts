@@ -3,10 +3,11 @@ import { type Gpa, gpaToGfn } from '../../../hardware/units.js';
 import { KVM_EXIT, KVM_EXIT_IO } from '../../uapi/constants.js';
 import { kvm_run__mmio } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
+import { completion } from './completion.js';
 import { takeBackEvent } from './inject.js';
 import { kernelMmioRead, kernelMmioWrite } from './mmio.js';
 import { exitPio, kernelPioRead, kernelPioWrite, takePioData } from './pio.js';
-import type { Completion, Turn } from './vcpu-arch.js';
+import type { Turn } from './vcpu-arch.js';
 
 interface Load {
   readonly address: Gpa;
@@ -198,12 +199,3 @@ export class Emulation implements EmulationBus {
     return result;
   }
 }
-
-/** A completion that itself never waits. */
-export const completion = (kind: Completion['kind'], wantsData: boolean, then: () => Turn): Completion => ({
-  kind,
-  wantsData,
-  *run() {
-    return then();
-  },
-});

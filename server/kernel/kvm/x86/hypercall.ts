@@ -3,8 +3,8 @@ import { PAGE_SIZE } from '../../../hardware/units.js';
 import { KVM_EXIT, KVM_EXIT_HYPERCALL_FLAG, KVM_HC } from '../../uapi/constants.js';
 import { kvm_run__hypercall } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
+import { completion } from './completion.js';
 import { skipEmulatedInstruction } from './debug.js';
-import { completion } from './emulate.js';
 import type { Turn } from './vcpu-arch.js';
 
 /** Results of hypercalls (include/uapi/linux/kvm_para.h). */

@@ -5,7 +5,7 @@ import { Failure, failed, type Result } from '../../failure.js';
 import type { MmuNotifier, MmuNotifierEvent } from '../../mm/mmu-notifier.js';
 import type { Page } from '../../mm/page.js';
 import { KVM_MEMORY_EXIT_FLAG, KVM_X86_QUIRK } from '../../uapi/constants.js';
-import { markPageDirty } from '../dirty-log.js';
+import { markPageDirty } from '../mark-page-dirty.js';
 import type { Memslot } from '../memslots.js';
 import type { Vcpu } from '../vcpu.js';
 import { VM_TYPE, type Vm } from '../vm.js';

@@ -4,8 +4,8 @@ import { PAGE_SIZE } from '../../../hardware/units.js';
 import { KVM_EXIT, KVM_EXIT_IO, KVM_PAGE_OFFSET, KVM_X86_QUIRK } from '../../uapi/constants.js';
 import { kvm_run__io } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
+import { completion } from './completion.js';
 import { skipEmulatedInstruction } from './debug.js';
-import { completion } from './emulate.js';
 import type { Turn } from './vcpu-arch.js';
 
 type PortExit = CpuExit & { readonly kind: 'io' };

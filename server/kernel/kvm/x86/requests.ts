@@ -1,8 +1,8 @@
 import { Failure } from '../../failure.js';
 import { KVM_EXIT } from '../../uapi/constants.js';
 import { kvm_run__eoi, kvm_run__tpr_access } from '../../uapi/kvm-run.js';
-import { dirtyRingFull } from '../dirty-log.js';
 import { deathDetails } from '../gate.js';
+import { dirtyRingFull } from '../mark-page-dirty.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
 import { shutdown } from './exits.js';
 import { processNmi } from './inject.js';

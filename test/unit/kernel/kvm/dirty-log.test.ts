@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { gfn } from '../../../../server/hardware/units.js';
 import { failed } from '../../../../server/kernel/failure.js';
-import { dirtyRingFull, markPageDirty } from '../../../../server/kernel/kvm/dirty-log.js';
+import { dirtyRingFull, markPageDirty } from '../../../../server/kernel/kvm/mark-page-dirty.js';
 import { KVM_CAP } from '../../../../server/kernel/uapi/capabilities.js';
 import { KVM_DIRTY_GFN_F, KVM_MEM } from '../../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../../server/kernel/uapi/ioctls.js';

@@ -3,7 +3,7 @@ import { Failure, failed, type Result } from '../../../failure.js';
 import type { IoctlArg } from '../../../fs/ioctl-arg.js';
 import { kvm_vapic_addr } from '../../../uapi/kvm-structs.js';
 import { copyStruct } from '../../copy-struct.js';
-import { markPageDirty } from '../../dirty-log.js';
+import { markPageDirty } from '../../mark-page-dirty.js';
 import type { Memslot } from '../../memslots.js';
 import type { Vcpu } from '../../vcpu.js';
 import { APIC } from './apic-registers.js';
