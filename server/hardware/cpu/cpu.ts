@@ -191,6 +191,9 @@ export class Cpu {
     this.forgetEvents();
   }
 
+  /** Instructions begun so far, those that faulted included. */
+  executed = 0;
+
   private forgetEvents(): void {
     this.injected = null;
     this.core.exitAfter = null;
@@ -225,6 +228,7 @@ export class Cpu {
             index++;
           } while (index < core.end);
           remaining -= index;
+          this.executed += index;
           if (index < length || block.fallsThrough) this.setRip(block, index);
           if (this.stepping) {
             const exit = this.finishStep();
@@ -233,6 +237,7 @@ export class Cpu {
         }
       } catch (trap) {
         remaining -= index + 1;
+        this.executed += index + 1;
         const exit = this.handle(trap, block, index);
         if (exit !== null) return exit;
       }
