@@ -111,6 +111,17 @@ export const processCalls = {
     ret,
   ),
   /**
+   * rt_sigprocmask(2) of the thread that `with({ thread })` names: a signal that is blocked stays pending.
+   * Errno: EINVAL (how, or a signal number above 64).
+   * @param how one of SIG
+   * @param signals their numbers, 1 to 64
+   */
+  sigprocmask: syscall(
+    ProcessService.sigprocmask,
+    (_self: CallingObject, how: number, signals: readonly number[]) => ({ how, signals }),
+    ret,
+  ),
+  /**
    * SCM_RIGHTS: gives another process a descriptor of the same open file; the value is its number there.
    * Errno: EBADF, ESRCH (no such process), EPERM (it has not accepted), EMFILE (its table is full).
    *

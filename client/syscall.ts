@@ -1,6 +1,6 @@
 import { status } from '@grpc/grpc-js';
 import type { Caller, ENDLESS } from './call.js';
-import { transportError } from './kvm-error.js';
+import { KvmError, transportError } from './kvm-error.js';
 import type { Outcome } from './outcome.js';
 import type { ClientMethod, Reply } from './transport.js';
 
@@ -30,8 +30,14 @@ export const syscall =
     duration: typeof ENDLESS | null = null,
   ): Syscall<Self, Args, Value> =>
   async (self, ...args) => {
-    const reply = await self.caller.call(method, request(self, ...args), duration);
-    return outcomeOf(reply, (response) => value(response, self));
+    let message: ReqInit;
+    try {
+      message = request(self, ...args);
+    } catch (error) {
+      // EBADF of a descriptor that has been closed here, which never reaches the kernel.
+      return outcomeOf<Res, Value>({ error: KvmError.from(error), response: null }, (response) => value(response, self));
+    }
+    return outcomeOf(await self.caller.call(method, message, duration), (response) => value(response, self));
   };
 
 /** The kernel's answer in a reply. @throws KvmError where there is none */

@@ -24,6 +24,9 @@ export const EFD = { SEMAPHORE: 1, NONBLOCK: 0x800, CLOEXEC: 0x8_0000 } as const
 /** Events of poll(2). */
 export const POLL = { IN: 1, OUT: 4, ERR: 8, HUP: 16, NVAL: 32 } as const;
 
+/** What rt_sigprocmask(2) does with the signals. */
+export const SIG = { BLOCK: 0, UNBLOCK: 1, SETMASK: 2 } as const;
+
 /** Origins of lseek(2). */
 export const SEEK = { SET: 0, CUR: 1, END: 2, DATA: 3, HOLE: 4 } as const;
 

@@ -1,4 +1,4 @@
-import { Client, credentials, Metadata, status } from '@grpc/grpc-js';
+import { type ChannelInterface, Client, connectivityState, credentials, Metadata, status } from '@grpc/grpc-js';
 import { failedReply, transportError } from '../kvm-error.js';
 import type { CallHeaders, CallLimits, ClientMethod, Reply, Transport } from '../transport.js';
 
@@ -43,24 +43,30 @@ const cancelOn = (signal: AbortSignal | null, call: { cancel(): void }): (() => 
   return () => signal.removeEventListener('abort', cancel);
 };
 
+/** Whether the channel leaves `state` before `deadline`. */
+const stateChanges = (channel: ChannelInterface, state: connectivityState, deadline: number): Promise<boolean> =>
+  new Promise((resolve) => channel.watchConnectivityState(state, deadline, (error) => resolve(error === undefined)));
+
 /** A gRPC call for each call, as every other gRPC client makes them. */
 export class UnaryTransport implements Transport {
   private constructor(private readonly client: Client) {}
 
   /**
    * @param target `host:port`
-   * @throws KvmError with code UNAVAILABLE if nothing answers there within `timeoutMs`
+   * @throws KvmError with code UNAVAILABLE if nothing listens there, or does not answer within `timeoutMs`
    */
-  static connect(target: string, timeoutMs: number): Promise<UnaryTransport> {
+  static async connect(target: string, timeoutMs: number): Promise<UnaryTransport> {
     const client = new Client(target, credentials.createInsecure(), OPTIONS);
-    return new Promise((resolve, reject) => {
-      client.waitForReady(Date.now() + timeoutMs, (error) => {
-        if (error === undefined) return resolve(new UnaryTransport(client));
-        client.close();
-        const message = `no simkvmd answers at ${target} (start one with \`simkvmd --listen ${target}\`)`;
-        reject(transportError(status.UNAVAILABLE, 'connect', message, error));
-      });
-    });
+    const channel = client.getChannel();
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      const state = channel.getConnectivityState(true);
+      if (state === connectivityState.READY) return new UnaryTransport(client);
+      if (state === connectivityState.TRANSIENT_FAILURE || !(await stateChanges(channel, state, deadline))) break;
+    }
+    client.close();
+    const message = `no simkvmd answers at ${target} (start one with \`simkvmd --listen ${target}\`)`;
+    throw transportError(status.UNAVAILABLE, 'connect', message);
   }
 
   unary<ReqInit, Res>(

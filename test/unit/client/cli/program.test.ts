@@ -1,0 +1,84 @@
+import { status } from '@grpc/grpc-js';
+import { describe, expect, it } from 'vitest';
+import { describeFailure, exitCodeOf } from '../../../../client/cli/failure.js';
+import { runProgram } from '../../../../client/cli/program.js';
+import { serviceError } from '../fake-transport.js';
+
+/** Runs `simkvm` with `args`: what it printed, and how it ended. */
+const run = async (...args: string[]): Promise<{ out: string; error: string; code: number }> => {
+  const result = { out: '', error: '', code: 0 };
+  await runProgram(args, {
+    out: (text) => {
+      result.out += text;
+    },
+    error: (text) => {
+      result.error += text;
+    },
+    exitCode: (code) => {
+      result.code = code;
+    },
+  });
+  return result;
+};
+
+describe('the command line', () => {
+  it.each([
+    ['no command', []],
+    ['an unknown command', ['frobnicate']],
+    ['a VM that is no number', ['vm', 'show', 'x']],
+    ['a target that is none', ['host', '--target', 'nowhere']],
+  ])('that is wrong ends with 2 and says how it should be: %s', async (_what, args) => {
+    const { out, error, code } = await run(...args);
+    expect(code).toBe(2);
+    expect(out).toBe('');
+    expect(error).not.toBe('');
+  });
+
+  it('shows its help, and ends with 0', async () => {
+    const { out, code } = await run('--help');
+    expect(code).toBe(0);
+    expect(out).toContain('--target');
+  });
+
+  it('ends with 3 where no host answers, and says what to do', async () => {
+    const { error, code } = await run('vms', '--target', '127.0.0.1:1');
+    expect(code).toBe(3);
+    expect(error).toContain('no simkvmd answers at 127.0.0.1:1');
+    expect(error).toContain('--target HOST:PORT');
+  });
+});
+
+describe('a failure', () => {
+  const failure = serviceError({
+    code: status.FAILED_PRECONDITION,
+    reason: 'VM_DEAD_MOVED',
+    metadata: {
+      errno: 'EIO',
+      ioctl: 'KVM_IOEVENTFD',
+      object: 'vm 3',
+      state: 'dead',
+      kernel_ref: 'kvm_vm_ioctl',
+      policy: 'VM_DEAD',
+      death_cause: 'moved to VM 7 by pid 12',
+    },
+  });
+
+  it('is told with its reason, the object, the check and what to do', () => {
+    expect(describeFailure(failure)).toBe(
+      [
+        'simkvm: failed: VM_DEAD_MOVED',
+        '  reason:     VM_DEAD_MOVED',
+        '  object:     vm 3',
+        '  state:      dead',
+        '  checked by: kvm_vm_ioctl',
+        '  policy:     VM_DEAD',
+        "  what to do: the VM's context is in VM 7 now; close this VM's descriptors, or choose another policy before a move",
+      ].join('\n'),
+    );
+    expect(exitCodeOf(failure)).toBe(1);
+  });
+
+  it('that no kernel has answered has no reason but its own text', () => {
+    expect(describeFailure(new Error('out of paper'))).toBe('simkvm: out of paper');
+  });
+});
