@@ -5,6 +5,7 @@ import type { KvmError } from './kvm-error.js';
 export interface Answer<T> {
   readonly errno: null;
   readonly value: T;
+  readonly error: null;
 }
 
 /** A call that the kernel refused. */

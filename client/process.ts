@@ -245,7 +245,7 @@ export class Process extends withForms(ProcessObject, processCalls) implements A
     await this.lease?.ended;
   }
 
-  /** Ends the process as if its machine had lost power: no exit, the stream of its lease is just cut. */
+  /** Cuts the stream of the lease, as a program that is killed does; the host ends the process as soon as it notices. */
   async abandon(): Promise<void> {
     this.over = true;
     this.lease?.release();
@@ -270,8 +270,8 @@ const listFds = syscall(
   (response: ListFdsResponse) => response,
 );
 
-/** The process of a lease. */
-export const processOf = (transport: Transport, lease: Lease): Process => {
+/** The process of a lease; with the ids that its calls have. */
+export const processOf = (transport: Transport, lease: Lease, ids: RequestIds): Process => {
   const { pid, token } = lease.hello;
-  return new Process(new Caller(transport, { token, ids: new RequestIds() }), pid, token, lease);
+  return new Process(new Caller(transport, { token, ids }), pid, token, lease);
 };

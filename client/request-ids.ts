@@ -1,14 +1,30 @@
 /** Ids that may be out beyond the oldest before the others are acknowledged past it: one long KVM_RUN must not hold up all. */
 const BACKLOG_MAX = 128;
 
+/** More than any client can use up. */
+const IDS_PER_MS = 1024;
+
 /**
  * The request ids of one process. They count up; an id whose reply has arrived is acknowledged with the next call, so that
  * the host may forget the reply.
  */
 export class RequestIds {
-  private last = 0;
+  private last: number;
   /** In the order in which they were given out. */
   private readonly outstanding = new Set<number>();
+
+  /** @param first the first id; all before it are acknowledged with the first call */
+  constructor(first = 1) {
+    this.last = first - 1;
+  }
+
+  /**
+   * Ids of a process that others have acted as before. Nobody knows how far they counted; but whoever counts up from 1, or
+   * from such a number of an earlier moment, has not come this far.
+   */
+  static takenOver(): RequestIds {
+    return new RequestIds(Date.now() * IDS_PER_MS);
+  }
 
   next(): number {
     this.last += 1;

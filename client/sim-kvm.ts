@@ -30,7 +30,8 @@ export interface AttachOptions {
    */
   readonly name?: string;
   /**
-   * Token of a process whose lease to take over: a forked child, or one that was spawned.
+   * Token of a process whose lease to take over: a forked child, or one that was spawned. From then on calls are to be made
+   * through the object that `attach` gives, and no longer through the one that `fork` or `spawn` gave.
    * @default a new process
    */
   readonly token?: string;
@@ -83,7 +84,8 @@ export class SimKvm implements AsyncDisposable {
 
   /** Makes a process that lives until it is disposed of, or this program ends. */
   async attach({ name, token, timeoutMs }: AttachOptions = {}): Promise<Process> {
-    return processOf(this.transport, await Lease.open(this.transport, { name, token }, timeoutMs ?? CONNECT_TIMEOUT_MS));
+    const lease = await Lease.open(this.transport, { name, token }, timeoutMs ?? CONNECT_TIMEOUT_MS);
+    return processOf(this.transport, lease, token === undefined ? new RequestIds() : RequestIds.takenOver());
   }
 
   /** Makes a process that lives until it is told to exit, also when this program ends before. */

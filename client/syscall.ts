@@ -42,7 +42,7 @@ export const syscall =
 
 /** The kernel's answer in a reply. @throws KvmError where there is none */
 export const outcomeOf = <Res, Value>({ error, response }: Reply<Res>, value: (response: Res) => Value): Outcome<Value> => {
-  if (error === null) return { errno: null, value: value(response) };
+  if (error === null) return { errno: null, value: value(response), error: null };
   const { errno } = error;
   if (errno === null) throw error;
   return { errno, error, value: response === null ? null : value(response) };

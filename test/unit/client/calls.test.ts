@@ -93,7 +93,7 @@ describe('the two forms of a call', () => {
   it('give the value of one that the kernel carried out', async () => {
     const vm = vmOver(new FakeTransport());
     expect(await vm.createIrqchip()).toBe(0);
-    expect(await vm.try.createIrqchip()).toEqual({ errno: null, value: 0 });
+    expect(await vm.try.createIrqchip()).toEqual({ errno: null, value: 0, error: null });
   });
 
   it('throw the errno, and give it as a value', async () => {

@@ -40,4 +40,13 @@ describe('request ids', () => {
     ids.arrived(1);
     expect(ids.acknowledgement(again)).toBe('1');
   });
+
+  it('of a process that others have acted as before begin beyond theirs, and acknowledge those', () => {
+    const before = new RequestIds();
+    const taken = RequestIds.takenOver();
+    const id = taken.next();
+    expect(id).toBeGreaterThan(before.next());
+    expect(Number.isSafeInteger(id)).toBe(true);
+    expect(taken.acknowledgement(id)).toBe(String(id - 1));
+  });
 });

@@ -61,7 +61,7 @@ describe('after a move', () => {
 
   it('the try form gives no errno either', async () => {
     const { vm } = tolerantOver(MOVED);
-    expect(await vm.try.setUserMemoryRegion(NO_SLOT)).toEqual({ errno: null, value: 0 });
+    expect(await vm.try.setUserMemoryRegion(NO_SLOT)).toEqual({ errno: null, value: 0, error: null });
   });
 
   it('vCPUs are wrapped, and their EIO stays', async () => {
