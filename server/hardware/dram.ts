@@ -132,6 +132,11 @@ export class Dram {
     this.next = first;
   }
 
+  /** The page frame number that follows the last frame. */
+  get end(): number {
+    return this.first + this.total;
+  }
+
   /** Frames in use. */
   get used(): number {
     return this.frames.size;

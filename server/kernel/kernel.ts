@@ -91,8 +91,8 @@ export class Kernel implements KernelParts {
       findings: this.findings,
       amd: this.amd,
     } = parts);
-    const { sev } = this.config;
-    this.psp = this.amd === null ? null : new Psp(this.amd, this.dram, sev.es);
+    const { sev, cpus } = this.config;
+    this.psp = this.amd === null ? null : new Psp(this.amd, this.dram, { es: sev.es, snp: sev.enabled && sev.snp, cpus });
     this.miscCgroups = new MiscController({
       sev: Math.max(0, sev.asids - sev.minSevAsid + 1),
       sev_es: Math.min(sev.asids, sev.minSevAsid - 1),

@@ -37,6 +37,7 @@ import { snpPlatformCommands } from './snp/commands/snp-platform.js';
 import { snpSwapCommands } from './snp/commands/snp-swap.js';
 import type { SnpGuestStateKind } from './snp/snp-guest.js';
 import type { SnpMsrs } from './snp/snp-msrs.js';
+import type { SnpPlatformStateKind } from './snp/snp-platform.js';
 import { encodeTcb, type TcbVersion } from './snp/tcb.js';
 import { VLEK_HASHSTICK_LENGTH, versionedChipKey, versionedLoadedKey, wrapVlek } from './snp/versioned-keys.js';
 import { STATUS, type Status } from './status.js';
@@ -210,6 +211,10 @@ export class SecureProcessor {
 
   get state(): PlatformStateKind {
     return this.firmware.platform.kind;
+  }
+
+  get snpState(): SnpPlatformStateKind {
+    return this.firmware.snp.kind;
   }
 
   /** The SNP guests, by the page of their context, in the order of their creation. */

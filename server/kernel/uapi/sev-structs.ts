@@ -53,6 +53,7 @@ export const SEV_USER_CMD = {
   SNP_SET_CONFIG: 11,
   SNP_VLEK_LOAD: 12,
 } as const;
+export type SevUserCmdName = keyof typeof SEV_USER_CMD;
 
 /** `kvm_sev_snp_launch_update.type`. */
 export const KVM_SEV_SNP_PAGE_TYPE = { NORMAL: 1, ZERO: 3, UNMEASURED: 4, SECRETS: 5, CPUID: 6 } as const;
@@ -249,3 +250,32 @@ export const sev_user_data_get_id2 = struct('sev_user_data_get_id2', 12, {
   address: u64(0),
   length: u32(8),
 });
+
+/** SNP_PLATFORM_STATUS; packed. Bits of `rmp_flags`: 0 IS_RMP_INIT. Bits of `flags`: 0 MASK_CHIP_ID, 1 MASK_CHIP_KEY, 2 VLEK_EN. */
+export const sev_user_data_snp_status = struct('sev_user_data_snp_status', 32, {
+  api_major: u8(0),
+  api_minor: u8(1),
+  state: u8(2),
+  rmp_flags: u8(3),
+  build_id: u32(4),
+  flags: u32(8),
+  guest_count: u32(12),
+  current_tcb_version: u64(16),
+  reported_tcb_version: u64(24),
+});
+
+/** SNP_SET_CONFIG; packed. Bits of `flags`: 0 MASK_CHIP_ID, 1 MASK_CHIP_KEY. */
+export const sev_user_data_snp_config = struct('sev_user_data_snp_config', 64, {
+  reported_tcb: u64(0),
+  flags: u32(8),
+});
+
+/** SNP_VLEK_LOAD; packed. `len`: of this structure. */
+export const sev_user_data_snp_vlek_load = struct('sev_user_data_snp_vlek_load', 16, {
+  len: u32(0),
+  vlek_wrapped_version: u8(4),
+  vlek_wrapped_address: u64(8),
+});
+
+/** `sizeof(struct sev_user_data_snp_wrapped_vlek_hashstick)`. */
+export const SNP_WRAPPED_VLEK_HASHSTICK_SIZE = 432;

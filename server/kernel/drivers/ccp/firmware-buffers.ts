@@ -36,6 +36,11 @@ export class FirmwareBuffers {
     return hpa(this.frameAt(0).hpa);
   }
 
+  /** The page that a blob slot begins with. */
+  blobPage(slot: number): Frame {
+    return this.frameAt(1 + (slot * SEV_FW_BLOB_MAX_SIZE) / PAGE_SIZE);
+  }
+
   /** Address of a blob slot. */
   blob(slot: number): Hpa {
     return hpa(this.command + PAGE_SIZE + slot * SEV_FW_BLOB_MAX_SIZE);

@@ -2,11 +2,13 @@ import { INIT, INIT_OPTION_ES } from '../../../hardware/amd/command-buffers.js';
 import { COMMAND, type CommandName } from '../../../hardware/amd/command-ids.js';
 import type { AmdPlatform } from '../../../hardware/amd/platform.js';
 import type { PlatformStateKind } from '../../../hardware/amd/platform-state.js';
-import { STATUS, type Status, statusName } from '../../../hardware/amd/status.js';
+import { STATUS, type Status } from '../../../hardware/amd/status.js';
 import type { Dram } from '../../../hardware/dram.js';
 import { hpa } from '../../../hardware/units.js';
-import { Failure, failed, type Result } from '../../failure.js';
+import { type Failure, failed, type Result } from '../../failure.js';
 import { FirmwareBuffers } from './firmware-buffers.js';
+import { firmwareFailure, notInitialised } from './firmware-failure.js';
+import { SnpPlatformDriver } from './snp-platform.js';
 
 /**
  * The trusted memory region for SEV-ES: 1 MiB, aligned to its size, below the memory that the page allocator hands out.
@@ -14,9 +16,14 @@ import { FirmwareBuffers } from './firmware-buffers.js';
  */
 const TMR = { address: 0x10_0000, length: 0x10_0000 } as const;
 
-/** What is said of a firmware status other than SUCCESS. */
-export const firmwareFailure = (command: CommandName, status: Status, kernelRef: string): Failure =>
-  new Failure('EIO', `FIRMWARE_${statusName(status)}`, kernelRef, { command }, status);
+export interface PspOptions {
+  /** Guests may be SEV-ES: INIT says so to the firmware. */
+  readonly es: boolean;
+  /** Guests may be SEV-SNP. */
+  readonly snp: boolean;
+  /** Number of CPUs. */
+  readonly cpus: number;
+}
 
 /**
  * `psp_master`: the driver of the secure processor (drivers/crypto/ccp/sev-dev.c). It owns the mailbox. A command never
@@ -24,14 +31,16 @@ export const firmwareFailure = (command: CommandName, status: Status, kernelRef:
  */
 export class Psp {
   readonly buffers: FirmwareBuffers;
+  /** SEV-SNP has a platform state of its own; null on a host without it. */
+  readonly snp: SnpPlatformDriver | null;
 
   constructor(
     private readonly amd: AmdPlatform,
     dram: Dram,
-    /** Guests may be SEV-ES: INIT says so to the firmware. */
-    private readonly es: boolean,
+    private readonly options: PspOptions,
   ) {
     this.buffers = FirmwareBuffers.allocate(dram);
+    this.snp = options.snp ? new SnpPlatformDriver(this, amd, dram, options.cpus) : null;
   }
 
   get platformState(): PlatformStateKind {
@@ -70,11 +79,14 @@ export class Psp {
     return this.run('DF_FLUSH', null, 'sev_guest_df_flush');
   }
 
-  /** Runs `body` with the platform initialised, and shuts it down again if it was not before (`/dev/sev` key commands). */
+  /**
+   * Runs `body` with the platform initialised, and shuts it down again if it was not before (`sev_move_to_init_state`, for key
+   * commands of `/dev/sev`). An initialisation that fails is told as INVALID_PLATFORM_STATE, whatever the firmware said.
+   */
   withPlatform<T>(body: () => Result<T>): Result<T> {
     const before = this.platformState;
     const failure = this.platformInit();
-    if (failed(failure)) return failure;
+    if (failed(failure)) return notInitialised(failure);
     const result = body();
     if (before === 'uninit') this.command('SHUTDOWN');
     return result;
@@ -82,7 +94,7 @@ export class Psp {
 
   private init(): Status {
     const data = new Uint8Array(INIT.size);
-    if (this.es) {
+    if (this.options.es) {
       INIT.options.set(data, INIT_OPTION_ES);
       INIT.tmrPaddr.set(data, TMR.address);
       INIT.tmrLength.set(data, TMR.length);

@@ -1,4 +1,6 @@
 import { GET_ID, PDH_CERT_EXPORT, PEK_CERT_IMPORT, PEK_CSR, PLATFORM_STATUS } from '../../../hardware/amd/command-buffers.js';
+import { SNP_COMMIT, SNP_PLATFORM_STATUS, SNP_VLEK_LOAD } from '../../../hardware/amd/snp/command-buffers.js';
+import { STATUS } from '../../../hardware/amd/status.js';
 import { Failure, failed, type Result } from '../../failure.js';
 import { File, type FileOperations, type FileStat, OPEN } from '../../fs/file.js';
 import type { IoctlArg, UserCopy } from '../../fs/ioctl-arg.js';
@@ -9,12 +11,16 @@ import { IOCTL } from '../../uapi/ioctls.js';
 import {
   SEV_RET_NO_FW_CALL,
   SEV_USER_CMD,
+  SNP_WRAPPED_VLEK_HASHSTICK_SIZE,
   sev_issue_cmd,
   sev_user_data_get_id,
   sev_user_data_get_id2,
   sev_user_data_pdh_cert_export,
   sev_user_data_pek_cert_import,
   sev_user_data_pek_csr,
+  sev_user_data_snp_config,
+  sev_user_data_snp_status,
+  sev_user_data_snp_vlek_load,
   sev_user_data_status,
 } from '../../uapi/sev-structs.js';
 import { SEV_FW_BLOB_MAX_SIZE } from './firmware-buffers.js';
@@ -161,18 +167,84 @@ const getId: Handler = ({ psp, user, data }) => {
   return refused ?? user.copyOut(data, sev_user_data_get_id.encode({ socket1: id }));
 };
 
+/** Largest allocation of the kernel, 4 MiB. How long an identity may be is not for software to assume. */
+const KMALLOC_MAX = 4 * 2 ** 20;
+
 const getId2: Handler = ({ psp, user, data }) => {
   const kernelRef = 'sev_ioctl_do_get_id2';
   const bytes = user.copyIn(data, sev_user_data_get_id2.size);
   if (failed(bytes)) return bytes;
   const given = sev_user_data_get_id2.decode(bytes);
-  if (given.length > SEV_FW_BLOB_MAX_SIZE) return invalid('ID_LENGTH', kernelRef, 'length', given.length);
-  const { refused, length, id } = readId(psp, given.address === 0n ? 0 : given.length, kernelRef);
+  if (given.address !== 0n && given.length > KMALLOC_MAX)
+    return new Failure('ENOMEM', 'ID_LENGTH', kernelRef, { field: 'length', given: String(given.length) });
+  const room = Math.min(given.length, SEV_FW_BLOB_MAX_SIZE);
+  const { refused, length, id } = readId(psp, given.address === 0n ? 0 : room, kernelRef);
   return (
-    (refused === null ? user.copyOut(given.address, id) : null) ??
     user.copyOut(data, sev_user_data_get_id2.encode({ address: given.address, length })) ??
-    refused
+    refused ??
+    user.copyOut(given.address, id)
   );
+};
+
+const noSnp = (kernelRef: string): Failure =>
+  new Failure('ENODEV', 'NO_SNP_HOST', kernelRef, { expected: 'a host with SEV-SNP' }, STATUS.INVALID_PLATFORM_STATE);
+
+const noStructure = (kernelRef: string): Failure =>
+  new Failure('EINVAL', 'NO_STRUCTURE', kernelRef, { field: 'data', given: '0' });
+
+/** SNP_PLATFORM_STATUS, legal in every state. While SNP is initialised the page that the firmware writes to must be its own. */
+const snpPlatformStatus: Handler = ({ psp, user, data }) => {
+  const kernelRef = 'sev_ioctl_do_snp_platform_status';
+  if (data === 0n) return noStructure(kernelRef);
+  const page = psp.buffers.blobPage(0);
+  const owner = psp.snp?.initialised === true ? psp.snp : null;
+  if (owner?.markFirmware(page) === false) return new Failure('EFAULT', 'RMPUPDATE_FAILED', kernelRef);
+  const buffer = new Uint8Array(SNP_PLATFORM_STATUS.size);
+  SNP_PLATFORM_STATUS.statusPaddr.set(buffer, page.hpa);
+  const refused = psp.run('SNP_PLATFORM_STATUS', buffer, kernelRef);
+  if (owner?.reclaim(page) === false) return new Failure('EFAULT', 'PAGE_NOT_RECLAIMED', kernelRef);
+  return refused ?? user.copyOut(data, psp.buffers.read(psp.buffers.blob(0), sev_user_data_snp_status.size));
+};
+
+const snpCommit: Handler = ({ psp }) => {
+  const kernelRef = 'sev_ioctl_do_snp_commit';
+  if (psp.snp === null) return noSnp(kernelRef);
+  return psp.snp.withInit(() => {
+    const buffer = new Uint8Array(SNP_COMMIT.size);
+    SNP_COMMIT.length.set(buffer, SNP_COMMIT.size);
+    return psp.run('SNP_COMMIT', buffer, kernelRef);
+  });
+};
+
+/** SNP_SET_CONFIG: the structure is the firmware's command buffer, reserved bytes included. */
+const snpSetConfig: Handler = ({ psp, user, data, writable }) => {
+  const kernelRef = 'sev_ioctl_do_snp_set_config';
+  if (data === 0n) return noStructure(kernelRef);
+  if (!writable) return readOnly(kernelRef);
+  const config = user.copyIn(data, sev_user_data_snp_config.size);
+  if (failed(config)) return config;
+  if (psp.snp === null) return noSnp(kernelRef);
+  return psp.snp.withInit(() => psp.run('SNP_CONFIG', config, kernelRef));
+};
+
+const snpVlekLoad: Handler = ({ psp, user, data, writable }) => {
+  const kernelRef = 'sev_ioctl_do_snp_vlek_load';
+  if (data === 0n) return noStructure(kernelRef);
+  if (!writable) return readOnly(kernelRef);
+  const bytes = user.copyIn(data, sev_user_data_snp_vlek_load.size);
+  if (failed(bytes)) return bytes;
+  const given = sev_user_data_snp_vlek_load.decode(bytes);
+  if (given.len !== sev_user_data_snp_vlek_load.size) return invalid('VLEK_LENGTH', kernelRef, 'len', given.len);
+  if (given.vlek_wrapped_version !== 0)
+    return invalid('VLEK_WRAPPED_VERSION', kernelRef, 'vlek_wrapped_version', given.vlek_wrapped_version);
+  const blob = copyBlob(user, 'vlek_wrapped_address', given.vlek_wrapped_address, SNP_WRAPPED_VLEK_HASHSTICK_SIZE);
+  if (failed(blob)) return blob;
+  if (psp.snp === null) return noSnp(kernelRef);
+  return psp.snp.withInit(() => {
+    psp.buffers.write(psp.buffers.blob(0), blob);
+    SNP_VLEK_LOAD.wrappedPaddr.set(bytes, psp.buffers.blob(0));
+    return psp.run('SNP_VLEK_LOAD', bytes, kernelRef);
+  });
 };
 
 const HANDLERS: ReadonlyMap<number, Handler> = new Map([
@@ -185,6 +257,10 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map([
   [SEV_USER_CMD.PEK_CERT_IMPORT, pekCertImport],
   [SEV_USER_CMD.GET_ID, getId],
   [SEV_USER_CMD.GET_ID2, getId2],
+  [SEV_USER_CMD.SNP_PLATFORM_STATUS, snpPlatformStatus],
+  [SEV_USER_CMD.SNP_COMMIT, snpCommit],
+  [SEV_USER_CMD.SNP_SET_CONFIG, snpSetConfig],
+  [SEV_USER_CMD.SNP_VLEK_LOAD, snpVlekLoad],
 ]);
 
 /** An open `/dev/sev` (drivers/crypto/ccp/sev-dev.c): the owner's commands on the platform, and KVM's proof of access. */

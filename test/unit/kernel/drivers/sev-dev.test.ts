@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '../../../../server/hardware/units.js';
+import { DEFAULT_HOST_CONFIG } from '../../../../server/kernel/config.js';
 import { open } from '../../../../server/kernel/syscalls/descriptors.js';
 import { IOCTL } from '../../../../server/kernel/uapi/ioctls.js';
 import {
@@ -8,6 +9,9 @@ import {
   sev_user_data_get_id2,
   sev_user_data_pdh_cert_export,
   sev_user_data_pek_csr,
+  sev_user_data_snp_config,
+  sev_user_data_snp_status,
+  sev_user_data_snp_vlek_load,
   sev_user_data_status,
 } from '../../../../server/kernel/uapi/sev-structs.js';
 import { createSevRig, type Vmm } from '../kvm/svm/sev-rig.js';
@@ -23,6 +27,13 @@ const issue = (vmm: Vmm, fd: number, cmd: number, data: Uint8Array = new Uint8Ar
   vmm.write(page, sev_issue_cmd.encode({ cmd, data: BigInt(page + 64), error: 77 }));
   const result = vmm.process.try(fd, IOCTL.SEV_ISSUE_CMD, page);
   return { result, error: sev_issue_cmd.decode(vmm.read(page, sev_issue_cmd.size)).error, data: vmm.read(page + 64, 128) };
+};
+
+/** SEV_ISSUE_CMD without a structure of the command's own. */
+const issueNull = (vmm: Vmm, cmd: number) => {
+  const page = vmm.map(null, PAGE_SIZE);
+  vmm.write(page, sev_issue_cmd.encode({ cmd }));
+  return vmm.process.try(vmm.sevFd, IOCTL.SEV_ISSUE_CMD, page);
 };
 
 const readOnly = (vmm: Vmm): number =>
@@ -93,5 +104,99 @@ describe('/dev/sev', () => {
     const ask = sev_user_data_get_id2.encode({ address: BigInt(address), length: 64 });
     expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID2, ask).result).toBe(0);
     expect(vmm.read(address, 64)).toEqual(issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID).data.subarray(0, 64));
+  });
+
+  it('wants no certain length for an identity, but memory for it', () => {
+    const { vmm } = createSevRig();
+    const address = BigInt(vmm.map(null, PAGE_SIZE));
+    const ask = (length: number) =>
+      issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID2, sev_user_data_get_id2.encode({ address, length }));
+    expect(ask(0x10_0000)).toMatchObject({ result: 0, error: 0 });
+    expect(ask(0x40_0001)).toMatchObject({ result: 'ENOMEM', error: NO_FW_CALL });
+    expect(ask(63)).toMatchObject({ result: 'EIO', error: INVALID_LENGTH });
+  });
+});
+
+const SNP_HOST = { sev: { ...DEFAULT_HOST_CONFIG.sev, snp: true } };
+const INVALID_PARAM = 0x16;
+const INVALID_PLATFORM_STATE = 1;
+
+describe('/dev/sev on a host with SEV-SNP', () => {
+  const snpStatus = (vmm: Vmm, fd = vmm.sevFd) => {
+    const answer = issue(vmm, fd, SEV_USER_CMD.SNP_PLATFORM_STATUS);
+    return { ...answer, status: sev_user_data_snp_status.decode(answer.data) };
+  };
+
+  it('reports the platform in every state, and keeps the page that the firmware has written to', () => {
+    const { vmm, host } = createSevRig(SNP_HOST);
+    expect(snpStatus(vmm)).toMatchObject({ result: 0, error: 0, status: { state: 0, rmp_flags: 0, api_major: 1 } });
+    expect(host.kernel.psp?.snp?.init()).toBeNull();
+    for (let times = 0; times < 2; times++)
+      expect(snpStatus(vmm, readOnly(vmm))).toMatchObject({ result: 0, status: { state: 1, rmp_flags: 1, guest_count: 0 } });
+    expect([...(host.kernel.amd?.rmp.pages() ?? [])]).toEqual([]);
+  });
+
+  it('initialises SNP for a command, and shuts it down again', () => {
+    const { vmm, host } = createSevRig(SNP_HOST);
+    expect(issue(vmm, readOnly(vmm), SEV_USER_CMD.SNP_COMMIT)).toMatchObject({ result: 0, error: 0 });
+    expect(host.kernel.amd?.processor.snpState).toBe('uninit');
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.PDH_GEN)).toMatchObject({ result: 0, error: 0 });
+  });
+
+  it('leaves SNP initialised where it was', () => {
+    const { vmm, host } = createSevRig(SNP_HOST);
+    expect(host.kernel.psp?.snp?.init()).toBeNull();
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_COMMIT)).toMatchObject({ result: 0, error: 0 });
+    expect(host.kernel.amd?.processor.snpState).toBe('init');
+  });
+
+  it('configures what reports say; the firmware looks at the reserved bytes', () => {
+    const { vmm } = createSevRig(SNP_HOST);
+    const config = sev_user_data_snp_config.encode({ flags: 1 });
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_SET_CONFIG, config)).toMatchObject({ result: 0, error: 0 });
+    expect(snpStatus(vmm).status.flags).toBe(1);
+    config[63] = 1;
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_SET_CONFIG, config)).toMatchObject({ result: 'EIO', error: INVALID_PARAM });
+    const future = sev_user_data_snp_config.encode({ reported_tcb: 0xff00_0000_0000_0000n });
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_SET_CONFIG, future)).toMatchObject({ result: 'EIO', error: INVALID_PARAM });
+  });
+
+  it('loads a VLEK that was wrapped for this chip', () => {
+    const { vmm, host } = createSevRig(SNP_HOST);
+    const address = vmm.map(null, PAGE_SIZE);
+    const { wrapped } = host.kernel.amd?.processor.orderVlek('provider') ?? { wrapped: new Uint8Array(0) };
+    const load = (fields: { len?: number; vlek_wrapped_version?: number; vlek_wrapped_address?: bigint }) => {
+      const data = { len: 16, vlek_wrapped_address: BigInt(address), ...fields };
+      return issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_VLEK_LOAD, sev_user_data_snp_vlek_load.encode(data));
+    };
+    vmm.write(address, wrapped);
+    expect(load({ len: 15 })).toMatchObject({ result: 'EINVAL', error: NO_FW_CALL });
+    expect(load({ vlek_wrapped_version: 1 })).toMatchObject({ result: 'EINVAL', error: NO_FW_CALL });
+    expect(load({ vlek_wrapped_address: 0n })).toMatchObject({ result: 'EINVAL', error: NO_FW_CALL });
+    expect(load({ vlek_wrapped_address: 0x1000n })).toMatchObject({ result: 'EFAULT', error: NO_FW_CALL });
+    expect(load({})).toMatchObject({ result: 0, error: 0 });
+    expect(snpStatus(vmm).status.flags).toBe(4);
+    vmm.write(address + 100, Uint8Array.of(0xee));
+    expect(load({}).result).toBe('EIO');
+  });
+
+  it('EPERM and EINVAL before anything is issued', () => {
+    const { vmm } = createSevRig(SNP_HOST);
+    const fd = readOnly(vmm);
+    for (const cmd of [SEV_USER_CMD.SNP_SET_CONFIG, SEV_USER_CMD.SNP_VLEK_LOAD]) {
+      expect([cmd, issue(vmm, fd, cmd, new Uint8Array(64))]).toMatchObject([cmd, { result: 'EPERM', error: NO_FW_CALL }]);
+      expect([cmd, issueNull(vmm, cmd)]).toEqual([cmd, 'EINVAL']);
+    }
+    expect(issueNull(vmm, SEV_USER_CMD.SNP_PLATFORM_STATUS)).toBe('EINVAL');
+  });
+
+  it('ENODEV on a host without SEV-SNP, which its status does not need', () => {
+    const { vmm } = createSevRig({ sev: { ...DEFAULT_HOST_CONFIG.sev, snp: false } });
+    expect(snpStatus(vmm)).toMatchObject({ result: 0, status: { state: 0 } });
+    for (const cmd of [SEV_USER_CMD.SNP_COMMIT, SEV_USER_CMD.SNP_SET_CONFIG])
+      expect([cmd, issue(vmm, vmm.sevFd, cmd, new Uint8Array(64))]).toMatchObject([
+        cmd,
+        { result: 'ENODEV', error: INVALID_PLATFORM_STATE },
+      ]);
   });
 });
