@@ -3,7 +3,7 @@ import type { Kernel } from '../kernel/kernel.js';
 import type { Process } from '../kernel/process/process.js';
 import type { Thread } from '../kernel/process/thread.js';
 import type { Task } from '../kernel/sched/task.js';
-import type { MightSleep } from '../kernel/sched/wait.js';
+import type { MaySleep } from '../kernel/sched/wait.js';
 import type { ProcessRegistry } from './process-registry.js';
 
 /** What the services of one daemon work on. */
@@ -31,9 +31,6 @@ export interface Reply<Res> {
 
 export const reply = <Res>(response: Res): Reply<Res> => ({ failure: null, response });
 export const refused = (failure: Failure): Reply<never> => ({ failure, response: null });
-
-/** What a function that need not sleep may return as well. */
-export type MaySleep<T> = T | MightSleep<T>;
 
 /** A unary RPC as a task of the kernel. */
 export type Handler<Req, Res> = (current: Task, host: Host, request: Req, caller: Caller) => MaySleep<Reply<Res>>;

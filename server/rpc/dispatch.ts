@@ -1,8 +1,9 @@
 import { Failure, failed, type Result } from '../kernel/failure.js';
 import type { Process } from '../kernel/process/process.js';
+import type { Sanitizer } from '../kernel/sanitizer/sanitizer.js';
 import type { Task } from '../kernel/sched/task.js';
-import type { MightSleep } from '../kernel/sched/wait.js';
-import { type Caller, type Host, type MaySleep, type Reply, type Role, refused, type UnaryMethod } from './call.js';
+import { type MaySleep, type MightSleep, sleeps } from '../kernel/sched/wait.js';
+import { type Caller, type Host, type Reply, type Role, refused, type UnaryMethod } from './call.js';
 import { RequestResults } from './request-results.js';
 
 /** Calls that one process may have under way. */
@@ -76,14 +77,14 @@ export class Dispatch {
   /** Runs `body` as a task of the caller's process, in the thread that it named. */
   start<T>(caller: Caller, label: string, body: (current: Task) => MaySleep<T>, done: (result: T) => void): Cancel {
     const { sanitizer } = this.host.kernel;
-    const steps = function* steps(current: Task): MightSleep<T> {
+    const journalled = (current: Task): MaySleep<T> => {
       sanitizer.callBegins(current, { vm: null, describe: () => `pid ${caller.process.pid}: ${label}` });
       const result = body(current);
-      const value = sleeps(result) ? yield* result : result;
+      if (sleeps(result)) return ended(sanitizer, result);
       sanitizer.callEnded();
-      return value;
+      return result;
     };
-    const task = this.host.kernel.scheduler.start(caller.process, label, steps, done, caller.thread);
+    const task = this.host.kernel.scheduler.start(caller.process, label, journalled, done, caller.thread);
     return { cancel: () => task.state.kind !== 'done' && task.signal(SIGCANCEL) };
   }
 
@@ -146,8 +147,12 @@ export class Dispatch {
   }
 }
 
-const sleeps = <T>(result: MaySleep<T>): result is MightSleep<T> =>
-  typeof result === 'object' && result !== null && 'next' in result;
+/** A call that may wait is over when its last step is done. */
+function* ended<T>(sanitizer: Sanitizer, call: MightSleep<T>): MightSleep<T> {
+  const result = yield* call;
+  sanitizer.callEnded();
+  return result;
+}
 
 const authorize = (name: string, role: Role, caller: Caller, headers: CallHeaders): Failure | null => {
   if (

@@ -1,7 +1,7 @@
 import type { Process } from '../process/process.js';
 import { Thread } from '../process/thread.js';
 import { Task } from './task.js';
-import { type MaySleep, sleeps, type Wake } from './wait.js';
+import type { MaySleep, Wake } from './wait.js';
 
 /** Chooses which of the runnable tasks goes next: an index below `runnable.length`. */
 export type PickNext = (runnable: readonly Task[]) => number;
@@ -58,16 +58,9 @@ export class Scheduler {
     done: (result: T) => void,
     thread: Thread = new Thread(this.allocateTid()),
   ): Task {
-    const task = new Task(this, process, thread, label, function* steps(current) {
-      process.tasks.add(current);
-      try {
-        const result = body(current);
-        done(sleeps(result) ? yield* result : result);
-      } finally {
-        process.taskEnded(current);
-        thread.deliver();
-      }
-    });
+    const task = new Task(this, process, thread, label);
+    process.tasks.add(task);
+    task.begin(body, done);
     if (this.preemptAtLocks) this.enqueue(task);
     else this.advance(task, 'woken');
     return task;

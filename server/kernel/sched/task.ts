@@ -2,7 +2,7 @@ import type { Process } from '../process/process.js';
 import type { Thread } from '../process/thread.js';
 import type { JournalEntry } from '../sanitizer/findings.js';
 import type { Scheduler } from './scheduler.js';
-import type { MightSleep, Wait, WaitKind, WaitQueue, Wake } from './wait.js';
+import { type MaySleep, type MightSleep, sleeps, type Wait, type WaitKind, type WaitQueue, type Wake } from './wait.js';
 
 /** Where a task stands; `done` keeps nothing alive. */
 export type TaskState =
@@ -11,12 +11,15 @@ export type TaskState =
   | { readonly kind: 'sleeping'; readonly wait: WaitKind; readonly queue: WaitQueue; readonly site: string }
   | { readonly kind: 'done' };
 
+const RUNNING: TaskState = { kind: 'running' };
+const DONE: TaskState = { kind: 'done' };
+
 /** One thread's passage through the kernel: a system call, or a kernel worker. `current` is an argument here. */
 export class Task {
   state: TaskState = { kind: 'runnable', wake: 'woken' };
   /** The call that this task has come to, as findings tell of it. */
   call: JournalEntry | null = null;
-  private generator: MightSleep<void> | null = null;
+  private step: (wake: Wake) => Wait | null = () => null;
 
   constructor(
     readonly scheduler: Scheduler,
@@ -24,17 +27,43 @@ export class Task {
     readonly thread: Thread,
     /** The system call or worker, for reports: `ioctl KVM_RUN`. */
     readonly label: string,
-    private readonly steps: (task: Task) => MightSleep<void>,
   ) {}
+
+  /** For the scheduler only: what the task is to do. `done` gets its result. */
+  begin<T>(body: (current: Task) => MaySleep<T>, done: (result: T) => void): void {
+    let steps: MightSleep<T> | null = null;
+    this.step = (wake) => {
+      try {
+        if (steps === null) {
+          const begun = body(this);
+          if (!sleeps(begun)) return this.finish(begun, done);
+          steps = begun;
+        }
+        const { done: over, value } = steps.next(wake);
+        return over ? this.finish(value, done) : value;
+      } catch (error) {
+        this.end();
+        throw error;
+      }
+    };
+  }
 
   /** For the scheduler only: goes on until the next wait. Null when the task is done. */
   resume(wake: Wake): Wait | null {
-    this.state = { kind: 'running' };
-    this.generator ??= this.steps(this);
-    const step = this.generator.next(wake);
-    if (!step.done) return step.value;
-    this.state = { kind: 'done' };
+    this.state = RUNNING;
+    return this.step(wake);
+  }
+
+  private finish<T>(result: T, done: (result: T) => void): null {
+    done(result);
+    this.end();
     return null;
+  }
+
+  private end(): void {
+    this.state = DONE;
+    this.process.taskEnded(this);
+    this.thread.deliver();
   }
 
   /** Makes a sleeping task runnable; no effect on one that does not sleep. */
