@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { pino } from 'pino';
+import { type Logger, pino } from 'pino';
 import { isLoopback, parseConfig } from './config.js';
 import { createEntropy } from './hardware/entropy.js';
 import { createHost } from './kernel/kvm/host.js';
 import { type PickNext, Scheduler } from './kernel/sched/scheduler.js';
+import type { Host } from './rpc/call.js';
 import { ProcessRegistry } from './rpc/process-registry.js';
 import { startPump } from './rpc/pump.js';
 import { createServer, listen } from './rpc/server.js';
@@ -16,6 +17,8 @@ const preemptiveScheduler = (seed: string): Scheduler => {
   return new Scheduler({ pick, preemptAtLocks: true });
 };
 
+const callLog = (log: Logger): Host['log'] => (log.isLevelEnabled('debug') ? (call) => log.debug(call, 'call') : null);
+
 const main = async (): Promise<void> => {
   const config = parseConfig(process.argv, VERSION);
   const log = pino({ level: config.logLevel }, pino.destination({ fd: 2, sync: true }));
@@ -25,7 +28,13 @@ const main = async (): Promise<void> => {
     ...(config.preemptAtLocks ? { scheduler: preemptiveScheduler(config.host.seed) } : {}),
   });
   startPump(kernel);
-  const server = createServer({ kernel, processes: new ProcessRegistry(kernel), version: VERSION, bootId: randomUUID() });
+  const server = createServer({
+    kernel,
+    processes: new ProcessRegistry(kernel),
+    version: VERSION,
+    bootId: randomUUID(),
+    log: callLog(log),
+  });
 
   const host = config.listen.slice(0, config.listen.lastIndexOf(':'));
   if (!isLoopback(host)) log.warn({ listen: config.listen }, 'listening beyond loopback: whoever reaches the port may use it');

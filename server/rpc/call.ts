@@ -13,6 +13,20 @@ export interface Host {
   readonly version: string;
   /** New at each start of the daemon. */
   readonly bootId: string;
+  /** Told of every call when it is over; null where nobody reads it. */
+  readonly log: ((call: CallRecord) => void) | null;
+}
+
+/** What the log says of a call. No request and no response: they may hold a guest's secrets. */
+export interface CallRecord {
+  /** `/simkvm.v1.KvmVm/CreateVcpu`. */
+  readonly path: string;
+  readonly peer: string;
+  /** Metadata `traceparent`, as W3C Trace Context has it. */
+  readonly trace: string | undefined;
+  /** Null: the call succeeded. */
+  readonly errno: string | null;
+  readonly reason: string | null;
 }
 
 /** Who makes a call. */

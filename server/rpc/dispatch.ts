@@ -74,24 +74,38 @@ export class Dispatch {
     return this.overLimit(caller) ?? authorize(path, role, caller, headers) ?? this.validate(path, request) ?? caller;
   }
 
-  /** Runs `body` as a task of the caller's process, in the thread that it named. */
-  start<T>(caller: Caller, label: string, body: (current: Task) => MaySleep<T>, done: (result: T) => void): Cancel {
-    const { sanitizer } = this.host.kernel;
-    const journalled = (current: Task): MaySleep<T> => {
+  /**
+   * Runs `body` as a task of the caller's process, in the thread that it named.
+   * @param oopsed told where `body` threw: a defect of the simulated kernel, which ends this call and no other
+   */
+  start<T>(
+    caller: Caller,
+    label: string,
+    body: (current: Task) => MaySleep<T>,
+    done: (result: T) => void,
+    oopsed: (failure: Failure) => void,
+  ): Cancel {
+    const { sanitizer, scheduler } = this.host.kernel;
+    const journalled = function* journalled(current: Task): MightSleep<{ result: T } | Failure> {
       sanitizer.callBegins(current, { vm: null, describe: () => `pid ${caller.process.pid}: ${label}` });
-      const result = body(current);
-      if (sleeps(result)) return ended(sanitizer, result);
-      sanitizer.callEnded();
-      return result;
+      try {
+        const result = body(current);
+        return { result: sleeps(result) ? yield* result : result };
+      } catch (error) {
+        return oops(sanitizer, label, error);
+      } finally {
+        sanitizer.callEnded();
+      }
     };
-    const task = this.host.kernel.scheduler.start(caller.process, label, journalled, done, caller.thread);
+    const end = (outcome: { result: T } | Failure): void => (failed(outcome) ? oopsed(outcome) : done(outcome.result));
+    const task = scheduler.start(caller.process, label, journalled, end, caller.thread);
     return { cancel: () => task.state.kind !== 'done' && task.signal(SIGCANCEL) };
   }
 
   /** Like `start`, for streams: resolves when the task is done; `signal` interrupts it. */
   run<T>(caller: Caller, label: string, body: (current: Task) => MaySleep<T>, signal?: AbortSignal): Promise<T> {
-    return new Promise((resolve) => {
-      const { cancel } = this.start(caller, label, body, resolve);
+    return new Promise((resolve, reject) => {
+      const { cancel } = this.start(caller, label, body, resolve, (failure) => reject(new Error(failure.details.message)));
       signal?.addEventListener('abort', cancel, { once: true });
     });
   }
@@ -110,7 +124,8 @@ export class Dispatch {
   }
 
   private execute<Req extends object, Res>(call: Call<Req, Res>, caller: Caller, deliver: (reply: Reply<Res>) => void): Cancel {
-    return this.start(caller, call.path, (current) => call.method.handle(current, this.host, call.request, caller), deliver);
+    const handle = (current: Task): MaySleep<Reply<Res>> => call.method.handle(current, this.host, call.request, caller);
+    return this.start(caller, call.path, handle, deliver, (failure) => deliver(refused(failure)));
   }
 
   private identify(headers: CallHeaders): Result<Caller> {
@@ -147,12 +162,12 @@ export class Dispatch {
   }
 }
 
-/** A call that may wait is over when its last step is done. */
-function* ended<T>(sanitizer: Sanitizer, call: MightSleep<T>): MightSleep<T> {
-  const result = yield* call;
-  sanitizer.callEnded();
-  return result;
-}
+/** An invariant of the simulated kernel did not hold: a finding, and EIO for the call that ran into it. */
+const oops = (sanitizer: Sanitizer, label: string, error: unknown): Failure => {
+  const message = error instanceof Error ? error.message : String(error);
+  sanitizer.findings.report('kernel', 'KERNEL_OOPS', `${label}: ${message}`);
+  return new Failure('EIO', 'KERNEL_OOPS', 'oops_begin', { message });
+};
 
 const authorize = (name: string, role: Role, caller: Caller, headers: CallHeaders): Failure | null => {
   if (

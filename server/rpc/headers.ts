@@ -6,6 +6,9 @@ const first = (metadata: Metadata, key: string): string | undefined => {
   return typeof value === 'string' ? value : undefined;
 };
 
+/** Where a caller traces its calls: metadata `traceparent`. */
+export const traceOf = (metadata: Metadata): string | undefined => first(metadata, 'traceparent');
+
 /** Peers that cannot be on another machine; on a Unix socket grpc-js names no peer. */
 const LOOPBACK_PEER = /^(127\.|\[?::1|\[?::ffff:127\.|ipv4:127\.|ipv6:\[?::1|unix:|unknown|$)/;
 

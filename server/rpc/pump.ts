@@ -11,7 +11,7 @@ const SLEEP_MAX_MS = 2 ** 31 - 1;
  * a guest in an endless loop delays nobody; and timers fire when their time has come by the kernel's clock.
  */
 export const startPump = (kernel: Kernel): void => {
-  const { scheduler, timers, clock } = kernel;
+  const { scheduler, timers, clock, findings } = kernel;
   let scheduled = false;
   let sleeping: NodeJS.Timeout | null = null;
 
@@ -20,9 +20,18 @@ export const startPump = (kernel: Kernel): void => {
     const end = clock.now() + TURN_NS;
     timers.advance(clock.now());
     let more = true;
-    while (more && clock.now() < end) more = scheduler.run(1);
+    while (more && clock.now() < end) more = runOne();
     if (more) schedule();
     sleepUntilDeadline();
+  };
+  /** A kernel thread that throws ends alone; a call's own exceptions are the dispatch's. */
+  const runOne = (): boolean => {
+    try {
+      return scheduler.run(1);
+    } catch (error) {
+      findings.report('kernel', 'KERNEL_OOPS', error instanceof Error ? error.message : String(error));
+      return !scheduler.idle;
+    }
   };
   const schedule = (): void => {
     if (scheduled) return;

@@ -1,6 +1,6 @@
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { missingField } from '../../gen/required.js';
-import { KvmSystem, KvmVcpu, KvmVm } from '../../gen/services.js';
+import { KvmSystem, KvmVcpu, KvmVm, SevPlatform } from '../../gen/services.js';
 import { Failure } from '../kernel/failure.js';
 import { adminServices } from './admin-services.js';
 import type { Host } from './call.js';
@@ -10,12 +10,14 @@ import { ioctlRoutes, type Route } from './route.js';
 import { eventFdRoutes } from './services/eventfd.js';
 import { fileRoutes } from './services/file.js';
 import { hostRoutes } from './services/host.js';
+import { keyDistributionRoutes } from './services/key-distribution.js';
 import { kvmSystem } from './services/kvm-system.js';
 import { kvmVcpu } from './services/kvm-vcpu.js';
 import { kvmVm } from './services/kvm-vm.js';
 import { memoryRoutes } from './services/memory.js';
 import { migrationRoutes } from './services/migration.js';
 import { processRoutes } from './services/process.js';
+import { sevPlatform } from './services/sev-platform.js';
 import { syscallRoutes } from './services/syscall.js';
 
 /** Largest message: a chunk of 1 MiB and what surrounds it. */
@@ -34,6 +36,8 @@ export const routes = (): readonly Route[] => [
   ...ioctlRoutes(KvmSystem, kvmSystem),
   ...ioctlRoutes(KvmVm, kvmVm),
   ...ioctlRoutes(KvmVcpu, kvmVcpu),
+  ...ioctlRoutes(SevPlatform, sevPlatform),
+  ...keyDistributionRoutes,
   ...migrationRoutes,
 ];
 

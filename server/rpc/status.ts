@@ -43,6 +43,7 @@ const CODE: Readonly<Record<Errno, status>> = {
 /** Checks whose refusal means something else than their errno's usual status: a limit, rather than a bad argument. */
 const BY_REASON: Readonly<Record<string, status>> = {
   FIELD_MISSING: status.INVALID_ARGUMENT,
+  KERNEL_OOPS: status.INTERNAL,
   TOO_MANY_CALLS: status.RESOURCE_EXHAUSTED,
   OVER_LIMIT: status.RESOURCE_EXHAUSTED,
   TOO_MANY_RESULTS: status.RESOURCE_EXHAUSTED,

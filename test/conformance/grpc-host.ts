@@ -18,7 +18,7 @@ export const startGrpcHost = async (): Promise<GrpcHost> => {
   const started = process.hrtime.bigint();
   const kernel = createHost(RECORDED_HOST, { clock: { now: () => process.hrtime.bigint() - started } });
   startPump(kernel);
-  const server = createServer({ kernel, processes: new ProcessRegistry(kernel), version: 'test', bootId: 'test' });
+  const server = createServer({ kernel, processes: new ProcessRegistry(kernel), version: 'test', bootId: 'test', log: null });
   const port = await listen(server, '127.0.0.1:0');
   return { kernel, address: `127.0.0.1:${port}`, close: () => server.forceShutdown() };
 };
