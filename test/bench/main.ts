@@ -1,0 +1,29 @@
+import { table } from '../../client/cli/output.js';
+import { bundleEchoServer, startServer, startSimkvmd } from './child-server.js';
+import { measureColdStart } from './cold-start.js';
+import type { Figure } from './figure.js';
+import { measureMemory } from './memory.js';
+import { measureUnary } from './unary.js';
+
+/*
+ * `npm run bench`: each figure with its denominator, measured by turns in this run. Absolute figures say something about
+ * this machine; the ratios are what targets are about. Nothing is asserted.
+ */
+
+const row = ({ name, ours, baseline, ratio, target }: Figure): string[] => [name, ours, baseline, ratio.toFixed(2), target];
+
+const say = (what: string): void => void process.stderr.write(`${what} ...\n`);
+
+await using echoServer = await bundleEchoServer();
+const figures: Figure[] = [];
+{
+  say('unary ioctls');
+  await using simkvmd = await startSimkvmd();
+  await using echo = await startServer(echoServer.program);
+  figures.push(...(await measureUnary(simkvmd, echo)));
+}
+say('cold start');
+figures.push(...(await measureColdStart(echoServer.program)));
+say('resident memory');
+figures.push(...(await measureMemory(echoServer.program)));
+process.stdout.write(`${table(['FIGURE', 'OURS', 'AGAINST', 'RATIO', 'TARGET'], figures.map(row))}\n`);
