@@ -1,4 +1,4 @@
-import { type PostMovePolicyName, type SimKvm } from '../index.js';
+import type { PostMovePolicyName, SimKvm } from '../index.js';
 import { type FindingCount, type Held, sampleHeld, startCollecting, startMeasuring, type Work } from './measure.js';
 import { type FailedCall, type QueueReport, Scenario, type ScenarioOptions } from './scenario.js';
 import { closeAll, type Teardown, tearDown } from './teardown.js';

@@ -12,7 +12,8 @@ export interface Held {
 }
 
 /** Bytes of all types. */
-export const totalOf = (bytes: Readonly<Record<string, number>>): number => Object.values(bytes).reduce((sum, count) => sum + count, 0);
+export const totalOf = (bytes: Readonly<Record<string, number>>): number =>
+  Object.values(bytes).reduce((sum, count) => sum + count, 0);
 
 /** Looks at what the kernel holds for a VM; nothing if it has been freed. */
 export const sampleHeld = async (host: Host, vmId: number, point: string): Promise<Held> => {
@@ -72,15 +73,22 @@ export interface FindingCount {
 const domainOf = ({ domain }: Finding): 'kernel' | 'guest' =>
   domain === FindingDomain.FINDING_DOMAIN_KERNEL ? 'kernel' : 'guest';
 
-/** Collects findings from now on, by kind. */
-export const startCollecting = async (host: Host): Promise<() => Promise<FindingCount[]>> => {
+/** Collects findings from now on, by kind. @param vmIds only about these VMs; left out: all */
+export const startCollecting = async (host: Host, vmIds?: readonly number[]): Promise<() => Promise<FindingCount[]>> => {
   const afterFindingId = (await host.listFindings()).findings.at(-1)?.finding_id ?? 0n;
   return async () => {
     const kinds = new Map<string, FindingCount>();
     for (const finding of (await host.listFindings({ afterFindingId })).findings) {
+      if (vmIds !== undefined && !vmIds.includes(finding.vm_id)) continue;
       const { kind, message, call } = finding;
-      const count = (kinds.get(kind)?.count ?? 0) + 1;
-      kinds.set(kind, { domain: domainOf(finding), kind, count, message: kinds.get(kind)?.message ?? message, call });
+      const first = kinds.get(kind);
+      kinds.set(kind, {
+        domain: domainOf(finding),
+        kind,
+        count: (first?.count ?? 0) + 1,
+        message: first?.message ?? message,
+        call,
+      });
     }
     return [...kinds.values()];
   };

@@ -1,6 +1,6 @@
 import {
-  EventFd,
   type Errno,
+  EventFd,
   File,
   KvmError,
   type MovePhase,
@@ -59,6 +59,8 @@ export class Scenario implements AsyncDisposable {
   /** The device as the destination's VMM has it. */
   private remote: NvmeDevice | null = null;
   private state: CarriedState | null = null;
+  /** A destination that the guest has left again. */
+  private former: Vmm | null = null;
   private signalled = 0;
   private readonly unassigned = new Set<number>();
 
@@ -125,11 +127,12 @@ export class Scenario implements AsyncDisposable {
   /**
    * Stops the guest, and reads what the move will leave behind. A device that is to be switched over to fresh eventfds has
    * one last completion of each queue for the source: it waits in the interrupt controllers, and travels with their state.
+   * @param quiet the device has none
    */
-  async pause(): Promise<void> {
+  async pause({ quiet = false } = {}): Promise<void> {
     const { source, options, device } = this;
     if (options.image.runs) await source.stop();
-    if (options.image.runs && options.irqfdOrder === 'fresh-eventfds') await this.signal();
+    if (options.image.runs && options.irqfdOrder === 'fresh-eventfds' && !quiet) await this.signal();
     if (options.irqfdOrder === 'source-deassigns-first')
       for (const queue of QUEUES.keys()) await device.deassignCompletion(source.vm, queue);
     this.state = await saveState(source, options.encryption);
@@ -167,7 +170,9 @@ export class Scenario implements AsyncDisposable {
     const { source, options, state } = this;
     if (state !== null) await restoreState(destination, state);
     const completions =
-      options.irqfdOrder === 'fresh-eventfds' ? await newCompletions(destination.process) : await this.sendCompletions(destination);
+      options.irqfdOrder === 'fresh-eventfds'
+        ? await newCompletions(destination.process)
+        : await this.sendCompletions(destination);
     this.remote = await NvmeDevice.create(destination.process, completions);
     await this.remote.assignDoorbells(destination.vm);
     if (!options.image.runs) return;
@@ -189,13 +194,24 @@ export class Scenario implements AsyncDisposable {
     }
   }
 
+  /** The context has gone back: the source's VMM runs the guest again, with its own device. */
+  returnToSource(): void {
+    const { source, destination } = this;
+    for (const [id, thread] of source.threads.entries()) thread.continueFrom(destination?.threads[id]);
+    this.former = destination;
+    this.destination = null;
+    this.remote = null;
+    source.start();
+  }
+
   /** How often each doorbell has been rung at the destination since it was asked last. */
   async rungAtDestination(): Promise<Readonly<Record<string, number>>> {
     return (await this.remote?.rung()) ?? {};
   }
 
   queues(): QueueReport[] {
-    const { threads } = this.destination?.threads.some(({ serial }) => serial !== '') ? this.destination : this.source;
+    const { destination, source } = this;
+    const threads = destination?.threads.some(({ serial }) => serial !== '') ? destination.threads : source.threads;
     return QUEUES.map(({ name, vcpu }, index) => ({
       queue: name,
       signalled: this.signalled,
@@ -207,6 +223,7 @@ export class Scenario implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.source.stop();
     await this.destination?.stop();
+    await this.former?.process[Symbol.asyncDispose]();
     await this.source.process[Symbol.asyncDispose]();
     await this.destination?.process[Symbol.asyncDispose]();
   }

@@ -55,6 +55,11 @@ export const tearDown = async (
   return { finished, calls, swallowed: Object.fromEntries(wrapper?.swallowed ?? []) };
 };
 
+/** Only unplugs the device, whatever the answers are. */
+export const unplug = async (scenario: Scenario): Promise<void> => {
+  for (const { call } of stepsOf(scenario).unplug) await call(scenario.source.vm);
+};
+
 /** Closes everything; the process exits. */
 export const closeAll = async ({ source }: Scenario): Promise<void> => {
   await source.stop();

@@ -1,4 +1,13 @@
-import type { Kvm, KvmIrqchip, KvmMsrEntry, Vcpu, Vm } from '../../index.js';
+import {
+  type Kvm,
+  type KvmIrqchip,
+  type KvmMpState,
+  type KvmMpStateInit,
+  KvmMpStateValue,
+  type KvmMsrEntry,
+  type Vcpu,
+  type Vm,
+} from '../../index.js';
 import type { Encryption, Vmm } from './vmm.js';
 
 /** The three chips of an in-kernel irqchip: both PICs, and the IOAPIC. */
@@ -58,8 +67,15 @@ export const saveState = async ({ kvm, vm, vcpus }: Vmm, encryption: Encryption)
   for (const vcpu of vcpus) states.push(await saveVcpu(kvm, vcpu, encryption));
   const chips: KvmIrqchip[] = [];
   for (const chip_id of CHIPS) chips.push(await vm.getIrqchip({ chip_id }));
-  return { vcpus: states, chips, clock: (await vm.getClock()).clock };
+  return { vcpus: states, chips, clock: (await vm.getClock()).clock ?? 0n };
 };
+
+/**
+ * A halted SEV-ES vCPU has to be made runnable: whether it accepts interrupts is in its VMCB (`int_state`), which does not
+ * move, so that until its first entry KVM would not wake it for any [D]. HLT then ends for no reason, as it may at any time.
+ */
+const awake = (mpState: KvmMpState): KvmMpStateInit =>
+  mpState.mp_state === KvmMpStateValue.KVM_MP_STATE_HALTED ? { mp_state: KvmMpStateValue.KVM_MP_STATE_RUNNABLE } : mpState;
 
 const restoreVcpu = async (vcpu: Vcpu, state: VcpuState): Promise<void> => {
   // Once more: until the move the VM was no SEV guest, and a CR3 with the C-bit would have been refused.
@@ -74,7 +90,7 @@ const restoreVcpu = async (vcpu: Vcpu, state: VcpuState): Promise<void> => {
     await vcpu.setDebugregs(debugregs);
   }
   await writeMsrs(vcpu, state.msrs);
-  await vcpu.setMpState(state.mpState);
+  await vcpu.setMpState(state.registers === null ? awake(state.mpState) : state.mpState);
   await vcpu.setLapic(state.lapic);
   await vcpu.setVcpuEvents(state.events);
 };

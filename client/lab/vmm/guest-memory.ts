@@ -1,7 +1,7 @@
 import type { File, Process } from '../../index.js';
-import { LOW_MEMORY_END, HIGH_MEMORY } from '../guest/layout.js';
-import { type GuestImage } from '../guest/image.js';
-import { type Vm } from '../../vm.js';
+import type { Vm } from '../../vm.js';
+import type { GuestImage } from '../guest/image.js';
+import { HIGH_MEMORY, LOW_MEMORY_END } from '../guest/layout.js';
 
 /** Whether both VMMs see the same guest memory. */
 export type Backing = 'shared-memfd' | 'private-anonymous';
@@ -18,9 +18,7 @@ export interface MemorySlot {
 export const slotsOf = (bytes: number, firmware: GuestImage['firmware']): readonly MemorySlot[] => [
   { slot: 0, gpa: 0n, size: BigInt(LOW_MEMORY_END), offset: 0n },
   { slot: 1, gpa: BigInt(HIGH_MEMORY), size: BigInt(bytes - HIGH_MEMORY), offset: BigInt(HIGH_MEMORY) },
-  ...(firmware === null
-    ? []
-    : [{ slot: 2, gpa: BigInt(firmware.gpa), size: BigInt(firmware.size), offset: BigInt(bytes) }]),
+  ...(firmware === null ? [] : [{ slot: 2, gpa: BigInt(firmware.gpa), size: BigInt(firmware.size), offset: BigInt(bytes) }]),
 ];
 
 /** Guest RAM in the address space of one VMM. */

@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto';
-import { SevPolicyBit } from '../../index.js';
-import { KvmMpStateValue } from '../../index.js';
-import type { Encryption, Vmm } from './vmm.js';
+import { KvmMpStateValue, SevPolicyBit } from '../../index.js';
 import type { GuestImage } from '../guest/image.js';
+import type { Encryption, Vmm } from './vmm.js';
 import { expectedSaveArea } from './vmsa.js';
 
 /** Of an attestation report (SEV API specification, 6.8): where the launch digest is, and the length of all. */
@@ -36,8 +35,7 @@ export const launch = async (vmm: Vmm, encryption: Encryption, image: GuestImage
   const { vm, memory, process, vcpus } = vmm;
   const expected = createHash('sha256');
   const sev = await process.openSev();
-  for (const { gpa, size } of memory.slots)
-    await vm.memoryEncryptRegRegion({ addr: memory.userspaceAddress(gpa), size });
+  for (const { gpa, size } of memory.slots) await vm.memoryEncryptRegRegion({ addr: memory.userspaceAddress(gpa), size });
   const policy = SevPolicyBit.SEV_POLICY_NODBG | (encryption === 'SEV-ES' ? SevPolicyBit.SEV_POLICY_ES : 0);
   await vm.sev.launchStart({ policy }, sev.fd);
   for (const { gpa, bytes } of image.segments) {
@@ -48,8 +46,7 @@ export const launch = async (vmm: Vmm, encryption: Encryption, image: GuestImage
   }
   await setStart(vmm, image);
   if (encryption === 'SEV-ES') {
-    for (const vcpu of vcpus)
-      expected.update(expectedSaveArea(await vcpu.getRegs(), await vcpu.getSregs(), await vcpu.getFpu()));
+    for (const vcpu of vcpus) expected.update(expectedSaveArea(await vcpu.getRegs(), await vcpu.getSregs(), await vcpu.getFpu()));
     await vm.sev.launchUpdateVmsa();
   }
   const { uaddr_bytes: report } = await vm.sev.getAttestationReport({ mnonce: new Uint8Array(NONCE_BYTES), len: REPORT.BYTES });

@@ -1,13 +1,13 @@
 import {
   EFD,
   type EventFd,
-  type KvmIoeventfdInit,
   KvmIoeventfdFlag,
-  type KvmIrqfdInit,
-  KvmIrqfdFlag,
-  KvmIrqRoutingType,
-  type KvmIrqRoutingEntryInit,
+  type KvmIoeventfdInit,
   KvmIrqchipId,
+  KvmIrqfdFlag,
+  type KvmIrqfdInit,
+  type KvmIrqRoutingEntryInit,
+  KvmIrqRoutingType,
   type Outcome,
   type Process,
   type Vm,
@@ -55,7 +55,9 @@ export class NvmeDevice {
       eventfd: await process.eventfd(0, EFD.NONBLOCK),
       where,
     });
-    const bells = [await bell('notify port', { addr: NVME.NOTIFY_PORT, len: PORT_BYTES, flags: KvmIoeventfdFlag.KVM_IOEVENTFD_FLAG_PIO })];
+    const bells = [
+      await bell('notify port', { addr: NVME.NOTIFY_PORT, len: PORT_BYTES, flags: KvmIoeventfdFlag.KVM_IOEVENTFD_FLAG_PIO }),
+    ];
     for (const { name, doorbell } of QUEUES) bells.push(await bell(`${name} doorbell`, { addr: doorbell, len: DOORBELL_BYTES }));
     return new NvmeDevice(bells, completions ?? (await newCompletions(process)));
   }

@@ -68,7 +68,8 @@ export class VcpuThread {
   private async loop(): Promise<void> {
     const vcpu = this.vcpu.with({ thread: this.tid });
     while (this.over === null) {
-      const { errno, value } = await vcpu.try.run();
+      // A member of the shared page keeps its value: what `stop` has set has to be taken back.
+      const { errno, value } = await vcpu.try.run({ immediate_exit: 0 });
       if (errno === 'EINTR') {
         if (this.stopping) this.over = { kind: 'stopped' };
       } else if (errno !== null) this.over = { kind: 'errno', errno };

@@ -46,7 +46,11 @@ export class Vmm {
     simkvm: SimKvm,
     name: string,
     options: MachineOptions,
-    { hint, file, initialize }: { hint: bigint; file?: (process: Process) => Promise<File | null>; initialize?: (vm: Vm) => Promise<unknown> },
+    {
+      hint,
+      file,
+      initialize,
+    }: { hint: bigint; file?: (process: Process) => Promise<File | null>; initialize?: (vm: Vm) => Promise<unknown> },
   ): Promise<Vmm> {
     const process = await simkvm.attach({ name });
     const kvm = await process.openKvm();
@@ -68,6 +72,13 @@ export class Vmm {
     }
     const threads = vcpus.map((vcpu, id) => new VcpuThread(process, vcpu, FIRST_TID + id));
     return new Vmm(process, kvm, vm, memory, vcpus, threads);
+  }
+
+  /** vCPU 0. */
+  get bootVcpu(): Vcpu {
+    const [vcpu] = this.vcpus;
+    if (vcpu === undefined) throw new Error('a VMM of the lab has vCPUs');
+    return vcpu;
   }
 
   start(): void {

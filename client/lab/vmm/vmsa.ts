@@ -8,16 +8,55 @@ const RESET = { DR6: 0xffff_0ff0n, DR7: 0x400n, PAT: 0x0007_0406_0007_0406n, XCR
 
 /** Offsets of the save area (APM volume 2, table B-4). */
 const SEGMENTS = [
-  ...([['es', 0x000], ['cs', 0x010], ['ss', 0x020], ['ds', 0x030]] as const),
-  ...([['fs', 0x040], ['gs', 0x050], ['ldt', 0x070], ['tr', 0x090]] as const),
+  ...([
+    ['es', 0x000],
+    ['cs', 0x010],
+    ['ss', 0x020],
+    ['ds', 0x030],
+  ] as const),
+  ...([
+    ['fs', 0x040],
+    ['gs', 0x050],
+    ['ldt', 0x070],
+    ['tr', 0x090],
+  ] as const),
 ] as const;
-const TABLES = [['gdt', 0x060], ['idt', 0x080]] as const;
-const CONTROL = [['cr4', 0x148], ['cr3', 0x150], ['cr0', 0x158], ['cr2', 0x240]] as const;
+const TABLES = [
+  ['gdt', 0x060],
+  ['idt', 0x080],
+] as const;
+const CONTROL = [
+  ['cr4', 0x148],
+  ['cr3', 0x150],
+  ['cr0', 0x158],
+  ['cr2', 0x240],
+] as const;
 const EFER = 0x0d0;
 const GENERAL = [
-  ...([['rflags', 0x170], ['rip', 0x178], ['rsp', 0x1d8], ['rax', 0x1f8], ['rcx', 0x308], ['rdx', 0x310]] as const),
-  ...([['rbx', 0x318], ['rbp', 0x328], ['rsi', 0x330], ['rdi', 0x338], ['r8', 0x340], ['r9', 0x348]] as const),
-  ...([['r10', 0x350], ['r11', 0x358], ['r12', 0x360], ['r13', 0x368], ['r14', 0x370], ['r15', 0x378]] as const),
+  ...([
+    ['rflags', 0x170],
+    ['rip', 0x178],
+    ['rsp', 0x1d8],
+    ['rax', 0x1f8],
+    ['rcx', 0x308],
+    ['rdx', 0x310],
+  ] as const),
+  ...([
+    ['rbx', 0x318],
+    ['rbp', 0x328],
+    ['rsi', 0x330],
+    ['rdi', 0x338],
+    ['r8', 0x340],
+    ['r9', 0x348],
+  ] as const),
+  ...([
+    ['r10', 0x350],
+    ['r11', 0x358],
+    ['r12', 0x360],
+    ['r13', 0x368],
+    ['r14', 0x370],
+    ['r15', 0x378],
+  ] as const),
 ] as const;
 
 /**
