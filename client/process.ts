@@ -19,6 +19,7 @@ import { KvmError } from './kvm-error.js';
 import type { Lease, ProcessEnd, ProcessEvent } from './lease.js';
 import { Memory } from './memory.js';
 import { RequestIds } from './request-ids.js';
+import { SevPlatform } from './sev-platform.js';
 import { type CallingObject, type FdObject, ret, syscall, valueOrThrow } from './syscall.js';
 import type { Transport } from './transport.js';
 import { O } from './uapi.js';
@@ -59,7 +60,7 @@ export const processCalls = {
   /** openat(2) of /dev/kvm. Errno: ENOENT, EINVAL (flags), EMFILE. */
   openKvm: openAs('/dev/kvm', Kvm),
   /** openat(2) of /dev/sev. Errno: ENOENT (no SEV), EINVAL (flags), EMFILE. */
-  openSev: openAs('/dev/sev', File),
+  openSev: openAs('/dev/sev', SevPlatform),
   /**
    * openat(2) of a device.
    * Errno: ENOENT (no such device), ENOTDIR, EINVAL (flags), EMFILE, EACCES, EBUSY.

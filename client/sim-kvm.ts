@@ -2,6 +2,7 @@ import type { SpawnResponse } from '../gen/messages.js';
 import { ProcessService } from '../gen/services.js';
 import { Caller } from './call.js';
 import { Host } from './host.js';
+import { KeyDistribution } from './key-distribution.js';
 import { Lease } from './lease.js';
 import { Process, processOf } from './process.js';
 import { RequestIds } from './request-ids.js';
@@ -65,12 +66,15 @@ const spawn = syscall(
 export class SimKvm implements AsyncDisposable {
   /** What the operator of the host sees and sets. */
   readonly host: Host;
+  /** AMD's key distribution service, as a verifier asks it for certificates. */
+  readonly keyDistribution: KeyDistribution;
   /** The host's init process, pid 1: calls that name no process are its own. */
   readonly init: Process;
 
   constructor(private readonly transport: Transport) {
     const caller = new Caller(transport, { token: null, ids: null });
     this.host = new Host(caller);
+    this.keyDistribution = new KeyDistribution(caller);
     this.init = new Process(caller, 1, '1', null);
   }
 

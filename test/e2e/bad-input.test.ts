@@ -58,7 +58,13 @@ const makeWorld = async (client: RawClient): Promise<World> => {
 };
 
 /** The kind of descriptor that a service's methods are for. */
-const KIND: Readonly<Record<string, string>> = { KvmSystem: 'kvm', KvmVm: 'vm', KvmVcpu: 'vcpu', EventFdService: 'eventfd' };
+const KIND: Readonly<Record<string, string>> = {
+  KvmSystem: 'kvm',
+  KvmVm: 'vm',
+  KvmVcpu: 'vcpu',
+  SevPlatform: 'sev',
+  EventFdService: 'eventfd',
+};
 
 const isFd = ({ path, type }: RequestField): boolean => type === 'int32' && /fd$/.test(path.at(-1)?.name ?? '');
 
