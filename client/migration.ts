@@ -1,4 +1,12 @@
-import type { MoveContextResponse, MoveVcpu, MoveVcpusLocked, MoveVmState, MoveVmsLocked, Verdict } from '../gen/messages.js';
+import type {
+  MoveContextResponse,
+  MoveDone,
+  MoveVcpu,
+  MoveVcpusLocked,
+  MoveVmState,
+  MoveVmsLocked,
+  Verdict,
+} from '../gen/messages.js';
 import { MigrationService } from '../gen/services.js';
 import { type PostMovePolicyName, policyName } from './post-move-policy.js';
 import { type FdObject, present } from './syscall.js';
@@ -18,7 +26,7 @@ type PhaseData =
   /** What the source's post-move policy does under the locks is done. */
   | { readonly phase: 'policy'; readonly policy: PostMovePolicyName }
   /** Every lock has been dropped. */
-  | { readonly phase: 'done' };
+  | { readonly phase: 'done'; readonly done: MoveDone };
 
 /** A phase that a move has reached, and the simulated nanoseconds since it began. */
 export type MovePhase = PhaseData & { readonly simulatedNs: bigint };
@@ -31,7 +39,7 @@ const dataOf = (message: MoveContextResponse): PhaseData | null => {
   if (vm_state !== null) return { phase: 'vm_state', vm_state };
   if (vcpu !== null) return { phase: 'vcpu', vcpu };
   if (policy !== null) return { phase: 'policy', policy: policyName(policy.policy) };
-  return done === null ? null : { phase: 'done' };
+  return done === null ? null : { phase: 'done', done };
 };
 
 const requestOf = (destination: Vm, source: FdObject | number) => ({

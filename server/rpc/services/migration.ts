@@ -18,7 +18,7 @@ import { type StreamContext, serverStream } from '../streams.js';
 import { policyNumber } from '../views/policy.js';
 import { verdictOf } from './host.js';
 
-const phaseView = (phase: MovePhase): MoveContextResponseInit => {
+const phaseView = (phase: MovePhase, counts: () => Record<string, number>): MoveContextResponseInit => {
   switch (phase.kind) {
     case 'vms-locked':
       return { vms_locked: { source_vm_id: phase.source, destination_vm_id: phase.destination } };
@@ -35,7 +35,7 @@ const phaseView = (phase: MovePhase): MoveContextResponseInit => {
     case 'policy':
       return { policy: { policy: policyNumber(phase.policy) } };
     case 'done':
-      return { done: { ret: 0 } };
+      return { done: { ret: 0, counts: counts() } };
   }
 };
 
@@ -87,6 +87,11 @@ const moveContext = async (
 ): Promise<Failure | null> => {
   const { costs } = dispatch.host.kernel;
   const begun = costs.nanoseconds;
+  const before = new Map(costs.counts);
+  const counts = (): Record<string, number> =>
+    Object.fromEntries(
+      [...costs.counts].map(([name, count]) => [name, count - (before.get(name) ?? 0)] as const).filter(([, count]) => count > 0),
+    );
   const [destination, source] = [fd ?? -1, source_fd ?? -1];
   if (validate_only) {
     const refusal = await dispatch.run(caller, 'validate MOVE', (current) => validate(current, destination, source), signal);
@@ -95,7 +100,11 @@ const moveContext = async (
   }
   const phases: MoveContextResponseInit[] = [];
   const observer = (phase: MovePhase): void => {
-    phases.push({ sequence: phases.length + 1, simulated_ns: Math.round(costs.nanoseconds - begun), ...phaseView(phase) });
+    phases.push({
+      sequence: phases.length + 1,
+      simulated_ns: Math.round(costs.nanoseconds - begun),
+      ...phaseView(phase, counts),
+    });
   };
   const result = await dispatch.run(caller, 'KVM_ENABLE_CAP', (current) => move(current, destination, source, observer), signal);
   for (const phase of phases) await send(phase);
