@@ -1,0 +1,201 @@
+import { failed } from '../kernel/failure.js';
+import type { DestinationGuest, ReceiveGuest } from './guest.js';
+import type { Ledger } from './ledger.js';
+import { Link, type LocalSide } from './link.js';
+import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
+
+/** The destination's side of a migration; `hand-over.md` has the table of states and of what silence means. */
+
+/** In the order in which a migration that succeeds goes through them. */
+export const DESTINATION_PHASES = ['expecting', 'opening', 'receiving', 'prepared'] as const;
+
+/** Where a migration is that has not ended: nothing, an offer, memory, everything but Commit. */
+export type DestinationPhase = (typeof DESTINATION_PHASES)[number];
+
+export type DestinationState =
+  | { readonly phase: DestinationPhase }
+  /** The guest is this host's. */
+  | { readonly phase: 'committed' }
+  /** The copy is destroyed; a Commit that is still under way finds nothing. */
+  | { readonly phase: 'aborted'; readonly reason: string };
+
+export class Destination {
+  state: DestinationState = { phase: 'expecting' };
+  private readonly link: Link;
+  private guest: DestinationGuest | null = null;
+  /** The first question whose answer was given after the end. */
+  private firstAfterEnd = Number.POSITIVE_INFINITY;
+  /** Both sides know how it ended, so the session may be forgotten. */
+  closed = false;
+  pagesReceived = 0;
+
+  constructor(
+    private readonly local: LocalSide,
+    private readonly receiveGuest: ReceiveGuest,
+    private readonly ledger: Ledger,
+    transmit: (frame: Frame) => void,
+  ) {
+    this.link = new Link(local, transmit);
+  }
+
+  get standing(): Standing {
+    const { phase } = this.state;
+    return phase === 'prepared' || phase === 'committed' || phase === 'aborted' ? phase : 'receiving';
+  }
+
+  connected(): void {
+    this.link.connected = true;
+    this.link.ask();
+  }
+
+  /** A cut proves nothing: what is here waits for the source to come back, or for `abort`. */
+  disconnected(): void {
+    this.link.connected = false;
+  }
+
+  /** Time has passed without news: asks again. */
+  tick(): void {
+    if (this.link.connected && !this.closed) this.link.ask();
+  }
+
+  receive(frame: Frame): void {
+    const { link } = this;
+    if (frame.kind === 'standing') {
+      this.heardStanding(frame);
+      return;
+    }
+    if (link.peerBoot !== null && frame.boot !== link.peerBoot && frame.kind !== 'ask') return;
+    switch (frame.kind) {
+      case 'ask':
+        if (frame.version < PROTOCOL_VERSION_MIN || frame.version > PROTOCOL_VERSION) this.abort('PROTOCOL_VERSION');
+        link.answer(frame.number, this.standing);
+        return;
+      case 'ack':
+        link.acknowledged(frame.received);
+        return;
+      case 'settled':
+        this.settled();
+        return;
+      case 'data': {
+        link.peerBoot ??= frame.boot;
+        const message = link.accept(frame.sequence, frame.message);
+        if (message !== null) this.heard(message);
+      }
+    }
+  }
+
+  /**
+   * Gives up: allowed in every phase before Commit, also when the source is in doubt, since a Commit that comes later finds
+   * the session aborted. The copy is destroyed before anybody is told.
+   */
+  abort(reason: string): void {
+    if (this.state.phase === 'committed' || this.state.phase === 'aborted') return;
+    this.guest?.destroy();
+    this.guest = null;
+    this.state = { phase: 'aborted', reason };
+    this.ended();
+    this.link.send({ kind: 'aborted', reason });
+  }
+
+  /**
+   * DANGEROUS. An operator knows what the protocol cannot: that the source will never run the guest again. If that is
+   * wrong, it runs twice. It is recorded.
+   */
+  forceRun(): void {
+    if (this.state.phase !== 'prepared') return;
+    this.ledger.record({ kind: 'overridden', session: this.local.session, decision: 'run' });
+    this.commit();
+  }
+
+  private heard(message: Message): void {
+    const { phase } = this.state;
+    if (phase === 'committed') return;
+    if (phase === 'aborted') {
+      this.heardTooLate(message);
+      return;
+    }
+    if (message.kind === 'abort') this.abort(message.reason);
+    else if (message.kind === 'commit' && phase === 'prepared') this.commit();
+    else if (message.kind === 'offer' && phase === 'expecting') this.offered(message);
+    else if (message.kind === 'start' && phase === 'opening') this.step(this.guest?.begin(message.opening), 'receiving');
+    else if (phase === 'receiving') this.heardWhileReceiving(message);
+    else this.abort('MESSAGE_UNEXPECTED');
+  }
+
+  /** What was sent before the source knew that this side has given up. Commit must be answered again. */
+  private heardTooLate(message: Message): void {
+    if (this.state.phase === 'aborted' && message.kind === 'commit')
+      this.link.send({ kind: 'aborted', reason: this.state.reason });
+  }
+
+  private offered({ guest }: Extract<Message, { readonly kind: 'offer' }>): void {
+    const received = this.receiveGuest(guest);
+    if (failed(received)) {
+      this.abort(received.reason);
+      return;
+    }
+    this.guest = received;
+    this.state = { phase: 'opening' };
+    this.link.send({ kind: 'accept', target: received.target });
+  }
+
+  private heardWhileReceiving(message: Message): void {
+    switch (message.kind) {
+      case 'pages':
+        this.pagesReceived += message.batch.gfns.length;
+        this.step(this.guest?.receive(message.batch), 'receiving');
+        return;
+      case 'state':
+        this.step(this.guest?.restore(message.state), 'receiving');
+        return;
+      case 'prepare':
+        this.step(this.guest?.prepare(), 'prepared');
+        if (this.state.phase === 'prepared') this.link.send({ kind: 'prepared' });
+        return;
+      default:
+        this.abort('MESSAGE_UNEXPECTED');
+    }
+  }
+
+  private step(refused: { readonly reason: string } | null | undefined, next: DestinationPhase): void {
+    if (refused) this.abort(refused.reason);
+    else this.state = { phase: next };
+  }
+
+  private commit(): void {
+    // Ownership passes with the record: whoever asks a daemon that has restarted must be told so.
+    this.ledger.record({ kind: 'committed', session: this.local.session });
+    this.state = { phase: 'committed' };
+    this.ended();
+    this.guest?.release();
+    this.link.send({ kind: 'committed' });
+  }
+
+  private ended(): void {
+    this.firstAfterEnd = this.link.asked + 1;
+  }
+
+  private heardStanding(frame: Extract<Frame, { readonly kind: 'standing' }>): void {
+    const { link } = this;
+    if (frame.answers === link.asked && frame.standing === 'unknown') this.sourceForgot(frame.boot);
+    if (link.peerBoot === frame.boot && frame.standing === 'stayed') this.abort('SOURCE_STAYED');
+    const ended = frame.standing === 'sent' || frame.standing === 'stayed' || frame.standing === 'unknown';
+    if (frame.answers >= this.firstAfterEnd && ended) this.settled();
+    if (frame.boot === link.peerBoot && frame.answers === link.asked) link.heardReceived(frame.received);
+  }
+
+  /**
+   * A source that knows nothing of the session has ended it, if it is the same boot, and only where the guest stayed with
+   * it can this side not have committed. Another boot has lost the guest: then what is complete here is the only copy.
+   */
+  private sourceForgot(boot: string): void {
+    const { phase } = this.state;
+    if (phase !== 'prepared' || boot === this.link.peerBoot) this.abort('SOURCE_FORGOT');
+  }
+
+  private settled(): void {
+    if (this.state.phase !== 'committed' && this.state.phase !== 'aborted') return;
+    if (this.state.phase === 'committed') this.ledger.forget(this.local.session);
+    this.closed = true;
+  }
+}

@@ -1,0 +1,109 @@
+import type { Failure, Result } from '../kernel/failure.js';
+
+/** Guests that can be moved; each has a file that says how. */
+export const GUEST_KINDS = ['plain', 'sev'] as const;
+export type GuestKindName = (typeof GUEST_KINDS)[number];
+
+/** A memory slot, as the destination has to make it. */
+export interface SlotDescription {
+  readonly id: number;
+  /** Guest physical address of its first byte. */
+  readonly gpa: number;
+  readonly bytes: number;
+  /** KVM_MEM bits, without those that the migration itself has set. */
+  readonly flags: number;
+}
+
+/** `kvm_ioeventfd` without its descriptor. */
+export interface IoeventfdDescription {
+  readonly address: bigint;
+  readonly length: number;
+  /** Null: any value. */
+  readonly datamatch: bigint | null;
+  readonly pio: boolean;
+}
+
+/** `kvm_irqfd` without its descriptors. */
+export interface IrqfdDescription {
+  readonly gsi: number;
+  readonly resample: boolean;
+}
+
+export interface VcpuDescription {
+  /** KVM_CREATE_VCPU's argument. */
+  readonly id: number;
+  /** `kvm_cpuid2`, as KVM_GET_CPUID2 wrote it. */
+  readonly cpuid: Uint8Array;
+}
+
+/** What a destination must know before it says yes: enough to make the VM, and to see that it could not. */
+export interface GuestDescription {
+  readonly kind: GuestKindName;
+  /** KVM_CREATE_VM's argument. */
+  readonly vmType: number;
+  /** Encrypted registers (SEV-ES). */
+  readonly encryptedState: boolean;
+  /** In-kernel PICs, IOAPIC and local APICs. */
+  readonly irqchip: boolean;
+  readonly vcpus: readonly VcpuDescription[];
+  readonly slots: readonly SlotDescription[];
+  /** Device wiring, for the VMM on the other side to make again. */
+  readonly ioeventfds: readonly IoeventfdDescription[];
+  readonly irqfds: readonly IrqfdDescription[];
+}
+
+/** Pages of 4 KiB that travel together, all of one kind. */
+export interface PageBatch {
+  /** `clear`: as the guest left them. `sealed`: by the platform's firmware, one header for each. */
+  readonly form: 'clear' | 'sealed';
+  /** Guest frame numbers. */
+  readonly gfns: readonly number[];
+  /** Headers of sealed pages, one behind the other. */
+  readonly headers: Uint8Array;
+  /** Contents, one page behind the other. */
+  readonly data: Uint8Array;
+}
+
+/** Bytes that a batch takes, about. */
+export const batchBytes = ({ gfns, headers, data }: PageBatch): number => data.length + headers.length + 8 * gfns.length;
+
+/**
+ * The guest on the source, as the protocol needs it. One implementation for each kind of guest; none of these calls waits,
+ * but for `stop`, which calls back.
+ */
+export interface SourceGuest {
+  describe(): GuestDescription;
+  /** Begins to track what the guest writes, and opens the session with the target's platform. */
+  begin(target: Uint8Array): Result<Uint8Array>;
+  /** At most `pages` pages that are to be sent now; null: none is left in this round. */
+  next(pages: number): Result<PageBatch | null>;
+  /** Ends a round: pages written since they were sent are to be sent again. @returns how many */
+  nextRound(): number;
+  /** Stops the vCPUs under their mutexes, with no I/O half done. `stopped` is called when they have, or why they cannot. */
+  stop(stopped: (failure: Failure | null) => void): void;
+  /** Everything beside memory, of a stopped guest; pages it still owes are given by `next`. */
+  state(): Result<Uint8Array>;
+  /** Makes an entry fail in the machinery (DEACTIVATE): called before Commit leaves. */
+  fence(): Failure | null;
+  /** The guest runs on here: takes back whatever `begin`, `stop` and `fence` have done. */
+  resume(): void;
+  /** The destination owns the guest now (SEND_FINISH; the VM is dead, or what its post-move policy says). */
+  finish(): void;
+}
+
+/** A guest that is being received. */
+export interface DestinationGuest {
+  /** What the source's platform needs to know of this one. */
+  readonly target: Uint8Array;
+  begin(opening: Uint8Array): Failure | null;
+  receive(batch: PageBatch): Failure | null;
+  restore(state: Uint8Array): Failure | null;
+  /** All is here (RECEIVE_FINISH). Its vCPUs do not run before `release`. */
+  prepare(): Failure | null;
+  release(): void;
+  /** Nothing of it stays. */
+  destroy(): void;
+}
+
+/** Makes room for a guest, or says why there is none. */
+export type ReceiveGuest = (description: GuestDescription) => Result<DestinationGuest>;

@@ -1,0 +1,17 @@
+/** Something that must outlive the daemon. */
+export type LedgerEntry =
+  /** This host owns the guest of the session. */
+  | { readonly kind: 'committed'; readonly session: string }
+  /** An operator has decided what the protocol could not: the other host may have a copy that runs. */
+  | { readonly kind: 'overridden'; readonly session: string; readonly decision: 'run' | 'discard' };
+
+/** The store of `--state-dir`. An entry is on disk when `record` returns. */
+export interface Ledger {
+  /** Same for as long as the store lives; null: nothing survives a restart, so that 'unknown' proves nothing. */
+  readonly id: string | null;
+  record(entry: LedgerEntry): void;
+  /** Whether this host has committed to the session, also before a restart. */
+  hasCommitted(session: string): boolean;
+  /** The source knows: the record is not needed any more. */
+  forget(session: string): void;
+}

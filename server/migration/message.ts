@@ -1,0 +1,74 @@
+import type { GuestDescription, PageBatch } from './guest.js';
+
+/** Version of the protocol; a peer may speak this one or the one before. */
+export const PROTOCOL_VERSION = 1;
+/** The oldest version that is understood. */
+export const PROTOCOL_VERSION_MIN = 1;
+
+/**
+ * What one side tells the other, in order and exactly once (`link.ts` sees to it). `S` is the source, `D` the destination.
+ */
+export type Message =
+  /** S: what is to come. */
+  | { readonly kind: 'offer'; readonly guest: GuestDescription }
+  /** D: there is room for it; what the source's platform needs to know of this one (certificates). */
+  | { readonly kind: 'accept'; readonly target: Uint8Array }
+  /** S: what the destination's platform needs in order to begin (the firmware's session). */
+  | { readonly kind: 'start'; readonly opening: Uint8Array }
+  /** S: guest memory. */
+  | { readonly kind: 'pages'; readonly batch: PageBatch }
+  /** S: what is left of the guest beside its memory. */
+  | { readonly kind: 'state'; readonly state: Uint8Array }
+  /** S: everything has been sent. */
+  | { readonly kind: 'prepare' }
+  /** D: everything is here, and only Commit is missing. */
+  | { readonly kind: 'prepared' }
+  /** S: the guest is yours. */
+  | { readonly kind: 'commit' }
+  /** D: the guest is mine, and that is on disk. */
+  | { readonly kind: 'committed' }
+  /** S: destroy your copy, if you have not committed. */
+  | { readonly kind: 'abort'; readonly reason: string }
+  /** D: my copy is destroyed. */
+  | { readonly kind: 'aborted'; readonly reason: string };
+
+/** Where a side stands with a session: the answer to 'who owns the guest?'. */
+export const STANDINGS = [
+  'unknown',
+  'sending',
+  'in-doubt',
+  'sent',
+  'stayed',
+  'receiving',
+  'prepared',
+  'committed',
+  'aborted',
+] as const;
+export type Standing = (typeof STANDINGS)[number];
+
+interface FrameHead {
+  /** Number of the migration; both daemons use the same. */
+  readonly session: string;
+  /** New at each start of the sender's daemon. */
+  readonly boot: string;
+}
+
+/** What goes over the wire. */
+export type Frame =
+  /** Asks the other side where it stands: at each connection, and whenever a side is in doubt. */
+  | (FrameHead & { readonly kind: 'ask'; readonly version: number; readonly number: number })
+  /** The answer. Only one to a question asked late enough proves anything, for an old one may have been under way for long. */
+  | (FrameHead & {
+      readonly kind: 'standing';
+      /** Number of the question. */
+      readonly answers: number;
+      readonly standing: Standing;
+      /** Of the store in which this daemon keeps Commit records over a restart; null: it has none. */
+      readonly ledger: string | null;
+      /** Messages that have arrived here. */
+      readonly received: number;
+    })
+  | (FrameHead & { readonly kind: 'data'; readonly sequence: number; readonly message: Message })
+  | (FrameHead & { readonly kind: 'ack'; readonly received: number })
+  /** S: knows that D has committed, which need not be remembered any longer. */
+  | (FrameHead & { readonly kind: 'settled' });

@@ -1,0 +1,177 @@
+import { describe, expect, it } from 'vitest';
+import { SOURCE_PHASES } from '../../server/migration/source.js';
+import { type Faults, play, type Side, seeded, World } from './migration-world.js';
+
+const CALM = { loss: 0, repeat: 0, reorder: 0 } as const;
+const ROUGH = { loss: 0.2, repeat: 0.2, reorder: 0.4 } as const;
+const TURNS = 3000;
+
+const world = (seed: number, faults: Omit<Faults, 'random'> = CALM): World => new World({ random: seeded(seed), ...faults });
+
+/** After healing: nobody has forgotten the session too early, and what does not run is freed. */
+const expectNoLeak = ({ here, there, source, destination }: World): void => {
+  expect(here.runnable || here.gone).toBe(true);
+  expect(there === null || there.runnable || there.gone).toBe(true);
+  expect(source?.closed ?? true).toBe(true);
+  expect(destination?.closed ?? true).toBe(true);
+};
+
+describe('a migration, with the network and the power as they are', () => {
+  it('brings the guest to the other host where nothing goes wrong', () => {
+    const run = world(1);
+    play(run, TURNS);
+    run.settle();
+    expect(run.sourcePhase).toBe('sent');
+    expect(run.there?.runnable).toBe(true);
+    expectNoLeak(run);
+  });
+
+  it('ends with exactly one copy that runs, whatever is lost, repeated and reordered', () => {
+    let sent = 0;
+    for (let seed = 0; seed < 300; seed++) {
+      const run = world(seed, ROUGH);
+      play(run, TURNS);
+      run.settle();
+      expect(run.runnableCopies, `seed ${seed}`).toBe(1);
+      expectNoLeak(run);
+      sent += Number(run.sourcePhase === 'sent');
+    }
+    expect(sent).toBe(300);
+  });
+
+  it('survives a cut at any moment, and goes on where it was', () => {
+    for (let at = 0; at < 300; at++) {
+      const run = world(at, ROUGH);
+      play(run, TURNS, (turn) => {
+        if (turn === at) run.cut();
+        if (turn === at + 40) run.heal();
+      });
+      run.settle();
+      expect(run.sourcePhase, `cut at ${at}`).toBe('sent');
+      expect(run.runnableCopies).toBe(1);
+      expectNoLeak(run);
+    }
+  });
+});
+
+/** Kills a side before each of its actions in turn, until the migration has fewer actions than that. */
+const killAtEach = (side: Side, faults: Omit<Faults, 'random' | 'kill'>, check: (run: World, action: number) => void): number => {
+  for (let action = 1; ; action++) {
+    const run = world(action, { ...faults, kill: { side, action } });
+    play(run, TURNS);
+    const killed = !run.daemons[side].up;
+    run.settle();
+    if (!killed && run.daemons[side].boot === 1) return action - 1;
+    check(run, action);
+  }
+};
+
+describe('a destination that loses its power at any step', () => {
+  it('leaves the guest on the source, unless it had taken it', () => {
+    let stayed = 0;
+    let lost = 0;
+    const steps = killAtEach('destination', CALM, (run, action) => {
+      const hadCommitted = run.daemons.destination.disk.entries.some(({ kind }) => kind === 'committed');
+      expect(run.runnableCopies, `action ${action}`).toBe(hadCommitted ? 0 : 1);
+      expect(run.here.runnable).toBe(!hadCommitted);
+      expectNoLeak(run);
+      if (hadCommitted) lost++;
+      else stayed++;
+    });
+    expect(steps).toBeGreaterThan(20);
+    expect(stayed).toBeGreaterThan(10);
+    expect(lost).toBeGreaterThan(0);
+  });
+
+  it('proves nothing where it keeps no records: the source stays paused, and asks', () => {
+    let inDoubt = 0;
+    killAtEach('destination', { ...CALM, durable: false }, (run) => {
+      expect(run.runnableCopies).toBeLessThanOrEqual(1);
+      if (run.source?.standing !== 'in-doubt') return;
+      inDoubt++;
+      expect(run.here.runnable).toBe(false);
+      run.step('source', () => run.source?.forceRun('session'));
+      expect(run.here.runnable).toBe(true);
+      expect(run.daemons.source.disk.entries).toContainEqual({ kind: 'overridden', session: 'session', decision: 'run' });
+    });
+    expect(inDoubt).toBeGreaterThan(0);
+  });
+});
+
+describe('a source that loses its power at any step', () => {
+  it('takes the guest with it, unless the destination has it', () => {
+    let complete = 0;
+    const steps = killAtEach('source', CALM, (run, action) => {
+      const { destination, there } = run;
+      if (there?.runnable) {
+        expect(destination?.state.phase, `action ${action}`).toBe('committed');
+        expectNoLeak(run);
+        return;
+      }
+      expect(run.runnableCopies).toBe(0);
+      if (destination?.state.phase !== 'prepared') {
+        expectNoLeak(run);
+        return;
+      }
+      // Complete, and nobody else has it: it does not run by itself.
+      complete++;
+      expect(there?.gone).toBe(false);
+      run.step('destination', () => destination.forceRun());
+      expect(there?.runnable).toBe(true);
+      expect(run.daemons.destination.disk.entries[0]?.kind).toBe('overridden');
+    });
+    expect(steps).toBeGreaterThan(20);
+    expect(complete).toBeGreaterThan(0);
+  });
+
+  it('never runs twice on a bad network either', () => {
+    for (const side of ['source', 'destination'] as const)
+      for (let action = 1; action < 120; action++) {
+        const run = world(1000 + action, { ...ROUGH, kill: { side, action } });
+        play(run, TURNS, (turn) => {
+          if (turn % 97 === 50) run.cut();
+          if (turn % 97 === 70) run.heal();
+          if (turn % 97 === 90) run.restart(side);
+        });
+        run.settle();
+        expect(run.runnableCopies).toBeLessThanOrEqual(1);
+      }
+  });
+});
+
+describe('cancelling', () => {
+  const cancelled = new Set<string>();
+
+  it.each(SOURCE_PHASES)('in phase %s leaves one copy that runs', (phase) => {
+    for (let seed = 0; seed < 400 && !cancelled.has(phase); seed++) {
+      const run = world(seed, ROUGH);
+      play(run, TURNS, () => {
+        // `revoking` is what cancelling in `committing` makes of it: cancelled once more.
+        if (phase === 'revoking' && run.sourcePhase === 'committing') run.step('source', () => run.source?.cancel('FIRST'));
+        if (run.sourcePhase !== phase || cancelled.has(phase)) return;
+        run.step('source', () => run.source?.cancel('OPERATOR'));
+        cancelled.add(phase);
+        expect(run.here.runnable).toBe(phase !== 'committing' && phase !== 'revoking');
+      });
+      run.settle();
+      expect(run.runnableCopies, `seed ${seed}`).toBe(1);
+      expectNoLeak(run);
+    }
+  });
+
+  it('has been tried in every phase there is', () => {
+    expect([...cancelled].sort()).toEqual([...SOURCE_PHASES].sort());
+  });
+
+  it('by the destination before it has committed gives the guest back', () => {
+    for (let seed = 0; seed < 50; seed++) {
+      const run = world(seed, ROUGH);
+      play(run, TURNS, (turn) => {
+        if (turn === seed * 4) run.step('destination', () => run.destination?.abort('OPERATOR'));
+      });
+      run.settle();
+      expect(run.runnableCopies).toBe(1);
+      expectNoLeak(run);
+    }
+  });
+});
