@@ -15,6 +15,7 @@ import type { MightSleep } from '../../../../server/kernel/sched/wait.js';
 import { open } from '../../../../server/kernel/syscalls/descriptors.js';
 import { ioctl } from '../../../../server/kernel/syscalls/ioctl.js';
 import { IOCTL } from '../../../../server/kernel/uapi/ioctls.js';
+import { trackHost } from '../../../helpers/leftovers.js';
 
 /** An argument of ioctl: a value, a structure's bytes (written to in place), or nothing. */
 export type TestArg = number | bigint | Uint8Array;
@@ -114,7 +115,7 @@ export interface TestHost extends TestProcess {
 
 /** A host with one process, whose clock stands still. */
 export const createTestHost = (config: Partial<HostConfig> = {}, scheduler = new Scheduler()): TestHost => {
-  const kernel = createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock: { now: () => 0n }, scheduler });
+  const kernel = trackHost(createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock: { now: () => 0n }, scheduler }));
   const first = new TestProcess(kernel, kernel.spawn(null));
   return Object.assign(first, {
     spawn: () => new TestProcess(kernel, kernel.spawn(null)),

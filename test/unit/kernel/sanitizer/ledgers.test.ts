@@ -223,8 +223,10 @@ describe('ASIDs', () => {
     contexts.verify(rig.host.kernel.vms.values());
     expect(kinds(rig)).toEqual([]);
     const { asid: id, handle } = toSevInfo(owner.vm);
+    const honest = { ...toSevInfo(thief.vm) };
     Object.assign(toSevInfo(thief.vm), { active: true, asid: id, handle });
     contexts.verify(rig.host.kernel.vms.values());
+    Object.assign(toSevInfo(thief.vm), honest);
     expect(kinds(rig)).toEqual(['kernel ASID_TWO_OWNERS', 'guest TWO_RUNNABLE_COPIES']);
   });
 });

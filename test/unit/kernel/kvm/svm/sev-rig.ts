@@ -19,6 +19,7 @@ import {
   kvm_sev_launch_update_data,
 } from '../../../../../server/kernel/uapi/sev-structs.js';
 import { kvm_regs, kvm_sregs } from '../../../../../server/kernel/uapi/x86-structs.js';
+import { releaseAfterTest } from '../../../../helpers/leftovers.js';
 import { createTestHost, type Started, type TestHost, type TestProcess } from '../test-host.js';
 
 /** What a memory-encryption command answered. */
@@ -69,7 +70,9 @@ export class Vmm {
 
   /** Guest RAM that several processes can map: a memfd without its descriptor. */
   sharedMemory(bytes: number): ShmemObject {
-    return new ShmemObject(bytes, this.process.kernel.pages);
+    const object = new ShmemObject(bytes, this.process.kernel.pages);
+    releaseAfterTest(() => object.release());
+    return object;
   }
 
   write(address: number, bytes: Uint8Array): void {

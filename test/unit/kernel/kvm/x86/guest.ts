@@ -10,6 +10,7 @@ import { kvm_run, kvm_run__io, kvm_run__mmio } from '../../../../../server/kerne
 import { kvm_enable_cap, kvm_userspace_memory_region } from '../../../../../server/kernel/uapi/kvm-structs.js';
 import type { Fields, Struct, StructValue, ValueOf } from '../../../../../server/kernel/uapi/struct.js';
 import { kvm_regs, kvm_sregs } from '../../../../../server/kernel/uapi/x86-structs.js';
+import { trackHost } from '../../../../helpers/leftovers.js';
 import { type Started, TestProcess } from '../test-host.js';
 
 export const CODE = 0x1000;
@@ -43,7 +44,7 @@ export class Guest {
   time = 0n;
 
   constructor(config: Partial<HostConfig> = {}, before: (guest: Guest) => void = () => {}) {
-    this.kernel = createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock: { now: () => this.time } });
+    this.kernel = trackHost(createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock: { now: () => this.time } }));
     this.process = new TestProcess(this.kernel, this.kernel.spawn(null));
     const { mm } = this.process.process;
     if (mm === null) throw new Error('a process without memory');

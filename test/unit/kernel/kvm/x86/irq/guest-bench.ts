@@ -11,6 +11,7 @@ import { kvm_irq_routing, kvm_irq_routing_entry } from '../../../../../../server
 import { kvm_run__eoi, kvm_run__io } from '../../../../../../server/kernel/uapi/kvm-run.js';
 import { kvm_enable_cap, kvm_irqfd, kvm_userspace_memory_region } from '../../../../../../server/kernel/uapi/kvm-structs.js';
 import { kvm_cpuid_entry2, kvm_cpuid2, kvm_regs, kvm_sregs } from '../../../../../../server/kernel/uapi/x86-structs.js';
+import { trackHost } from '../../../../../helpers/leftovers.js';
 import { TestProcess } from '../../test-host.js';
 
 /** Where things lie in the guest's 64 KiB: code, handlers (16 bytes each from vector 0x20 on), tables, stack. */
@@ -38,7 +39,7 @@ export class GuestBench {
   private readonly memory: number;
 
   constructor(irqchip: 'kernel' | 'split' = 'kernel') {
-    const kernel = createHost(DEFAULT_HOST_CONFIG, { clock: { now: () => this.time } });
+    const kernel = trackHost(createHost(DEFAULT_HOST_CONFIG, { clock: { now: () => this.time } }));
     this.process = new TestProcess(kernel, kernel.spawn(null));
     const { mm } = this.process.process;
     const protection = { read: true, write: true, execute: false };
