@@ -1,4 +1,5 @@
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { registerLab } from '../lab/index.js';
 import { EXIT } from './failure.js';
 import { registerHost } from './host.js';
 import { type Console, DEFAULT_TARGET, processConsole } from './session.js';
@@ -25,6 +26,7 @@ const createProgram = (console: Console): Command => {
     .exitOverride();
   registerHost(program, console);
   registerVms(program, console, vmId);
+  registerLab(program, console);
   return program;
 };
 

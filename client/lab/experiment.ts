@@ -21,6 +21,8 @@ export interface Row {
     readonly errno: string | null;
     /** Simulated time that the move itself takes, with all locks held; the guest does not run. */
     readonly blackoutNs: number;
+    /** What that time is made of. */
+    readonly blackout: Readonly<Record<string, number>>;
     readonly phases: readonly { readonly phase: string; readonly simulatedNs: number }[];
     /** All that the host did because of the move, also afterwards in the background. */
     readonly work: Work;
@@ -109,11 +111,14 @@ const moveGuest = async (
   await observe('after move');
   await dismantled(simkvm, scenario.sourceId);
   const done = await work();
+  const last = phases.at(-1);
+  const counts = last?.phase === 'done' ? last.done.counts : {};
   if (errno === null) await scenario.resume();
-  await scenario.complete();
+  if (scenario.options.image.runs) await scenario.complete();
   return {
     errno,
-    blackoutNs: Number(phases.at(-1)?.simulatedNs ?? 0n),
+    blackoutNs: Number(last?.simulatedNs ?? 0n),
+    blackout: Object.fromEntries(Object.entries(counts).map(([name, count]) => [name, Number(count)])),
     phases: phases.map(({ phase, simulatedNs }) => ({ phase, simulatedNs: Number(simulatedNs) })),
     work: done,
   };

@@ -7,8 +7,8 @@ import {
   KvmIrqchipId,
   KvmIrqfdFlag,
   type Outcome,
-  POST_MOVE_POLICIES,
   type PostMovePolicyName,
+  SevCmdId,
   type SimKvm,
   type Vcpu,
   type Vm,
@@ -17,6 +17,7 @@ import type { sevCalls } from '../sev.js';
 import type { vcpuCalls } from '../vcpu-calls.js';
 import type { vmCalls } from '../vm-calls.js';
 import { NVME, QUEUES } from './guest/layout.js';
+import { inLanes } from './lanes.js';
 import { Scenario, type ScenarioOptions } from './scenario.js';
 import { irqRoutes } from './vmm/nvme-device.js';
 import type { Vmm } from './vmm/vmm.js';
@@ -39,7 +40,16 @@ interface Target {
   readonly eventfd: number;
   /** A page of the process. */
   readonly page: bigint;
+  /** What the vCPU reported before anything moved. */
+  readonly saved: Awaited<ReturnType<typeof savedOf>>;
 }
+
+const savedOf = async (vcpu: Vcpu) => ({
+  sregs: await vcpu.getSregs(),
+  sregs2: await vcpu.getSregs2(),
+  events: await vcpu.getVcpuEvents(),
+  cpuid: await vcpu.getCpuid2(),
+});
 
 type Call = (target: Target) => Promise<Outcome<unknown>>;
 
@@ -121,7 +131,7 @@ const VM_CALLS: Omit<Covered<typeof vmCalls>, 'inspect' | 'setPostMovePolicy' | 
     deassign: ({ vm, eventfd }) =>
       vm.try.irqfd({ fd: eventfd, gsi: QUEUES[0]?.interrupt.gsi ?? 0, flags: KvmIrqfdFlag.KVM_IRQFD_FLAG_DEASSIGN }),
   },
-  memoryEncryptOp: ({ vm }) => vm.try.memoryEncryptOp({}),
+  memoryEncryptOp: ({ vm }) => vm.try.memoryEncryptOp({ id: SevCmdId.KVM_SEV_GUEST_STATUS }),
   memoryEncryptRegRegion: (target) => target.vm.try.memoryEncryptRegRegion(region(target)),
   memoryEncryptUnregRegion: (target) => target.vm.try.memoryEncryptUnregRegion(region(target)),
   moveEncContextFrom: ({ vm, other }) => vm.try.moveEncContextFrom(other),
@@ -141,8 +151,8 @@ const SEV_CALLS: Covered<typeof sevCalls> = {
   launchSecret: ({ vm, page }) => vm.sev.try.launchSecret({ guest_uaddr: page, guest_len: 16 }),
   launchMeasure: ({ vm }) => vm.sev.try.launchMeasure({ len: 48 }),
   launchFinish: ({ vm }) => vm.sev.try.launchFinish(),
-  sendStart: ({ vm }) => vm.sev.try.sendStart({}),
-  sendUpdateData: ({ vm, page }) => vm.sev.try.sendUpdateData({ guest_uaddr: page, guest_len: PAGE }),
+  sendStart: ({ vm }) => vm.sev.try.sendStart({ policy: 0, session_len: 0 }),
+  sendUpdateData: ({ vm, page }) => vm.sev.try.sendUpdateData({ hdr_len: 52, guest_uaddr: page, guest_len: PAGE }),
   sendUpdateVmsa: ({ vm }) => vm.sev.try.sendUpdateVmsa(),
   sendFinish: ({ vm }) => vm.sev.try.sendFinish(),
   sendCancel: ({ vm }) => vm.sev.try.sendCancel(),
@@ -181,8 +191,8 @@ const VCPU_CALLS: Covered<typeof vcpuCalls> = {
   getDeviceAttr: ({ vcpu }) => vcpu.try.getDeviceAttr(NO_ATTRIBUTE),
   setDeviceAttr: ({ vcpu }) => vcpu.try.setDeviceAttr(NO_ATTRIBUTE),
   setRegs: ({ vcpu }) => vcpu.try.setRegs({ rflags: 2n }),
-  setSregs: ({ vcpu }) => vcpu.try.setSregs({}),
-  setSregs2: ({ vcpu }) => vcpu.try.setSregs2({}),
+  setSregs: ({ vcpu, saved }) => vcpu.try.setSregs(saved.sregs),
+  setSregs2: ({ vcpu, saved }) => vcpu.try.setSregs2(saved.sregs2),
   setFpu: ({ vcpu }) => vcpu.try.setFpu({}),
   setXsave: ({ vcpu }) => vcpu.try.setXsave({}),
   setXcrs: ({ vcpu }) => vcpu.try.setXcrs({ nr_xcrs: 0 }),
@@ -190,21 +200,21 @@ const VCPU_CALLS: Covered<typeof vcpuCalls> = {
   setMsrs: ({ vcpu }) => vcpu.try.setMsrs({ entries: [{ index: 0x10, data: 0n }] }),
   setLapic: ({ vcpu }) => vcpu.try.setLapic({ regs: new Uint8Array(1024) }),
   setMpState: ({ vcpu }) => vcpu.try.setMpState({ mp_state: 0 }),
-  setVcpuEvents: ({ vcpu }) => vcpu.try.setVcpuEvents({}),
-  setCpuid2: ({ vcpu }) => vcpu.try.setCpuid2({}),
+  setVcpuEvents: ({ vcpu, saved }) => vcpu.try.setVcpuEvents(saved.events),
+  setCpuid2: ({ vcpu, saved }) => vcpu.try.setCpuid2(saved.cpuid),
   setTscKhz: ({ vcpu }) => vcpu.try.setTscKhz(0n),
   setOneReg: ({ vcpu }) => vcpu.try.setOneReg({ id: 0n, addr: 0n }),
   setSignalMask: ({ vcpu }) => vcpu.try.setSignalMask(),
-  setGuestDebug: ({ vcpu }) => vcpu.try.setGuestDebug({}),
+  setGuestDebug: ({ vcpu }) => vcpu.try.setGuestDebug({ control: 0 }),
   setVapicAddr: ({ vcpu }) => vcpu.try.setVapicAddr({ vapic_addr: 0n }),
-  tprAccessReporting: ({ vcpu }) => vcpu.try.tprAccessReporting({}),
+  tprAccessReporting: ({ vcpu }) => vcpu.try.tprAccessReporting({ enabled: 0 }),
   kvmclockCtrl: ({ vcpu }) => vcpu.try.kvmclockCtrl(),
   interrupt: ({ vcpu }) => vcpu.try.interrupt({ irq: 0x30 }),
   nmi: ({ vcpu }) => vcpu.try.nmi(),
   smi: ({ vcpu }) => vcpu.try.smi(),
   enableCap: ({ vcpu }) => vcpu.try.enableCap({ cap: KvmCap.KVM_CAP_HYPERV_SYNIC }),
   preFaultMemory: ({ vcpu }) => vcpu.try.preFaultMemory({ gpa: 0n, size: BigInt(PAGE) }),
-  memoryEncryptOp: ({ vcpu }) => vcpu.try.memoryEncryptOp({}),
+  memoryEncryptOp: ({ vcpu }) => vcpu.try.memoryEncryptOp({ id: 0 }),
   run: ({ vcpu }) => vcpu.try.run({ immediate_exit: 1 }),
 };
 
@@ -229,8 +239,17 @@ const SCOPES: readonly (readonly [scope: string, calls: Readonly<Record<string, 
   ['vm', VM_CALLS],
 ];
 
+/** Methods that are an ioctl with a certain argument. */
+const SPECIAL: Readonly<Record<string, string>> = {
+  testDevice: 'KVM_CREATE_DEVICE test',
+  moveEncContextFrom: 'KVM_ENABLE_CAP KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM',
+  copyEncContextFrom: 'KVM_ENABLE_CAP KVM_CAP_VM_COPY_ENC_CONTEXT_FROM',
+};
+
 /** KVM's name of a method: `KVM_SET_GSI_ROUTING`. */
 const ioctlName = (scope: string, method: string): string => {
+  const special = SPECIAL[method];
+  if (special !== undefined) return special;
   const words = method.replace(/([A-Z])/g, '_$1').toUpperCase();
   return `${scope === 'sev' ? 'KVM_SEV_' : 'KVM_'}${words}`;
 };
@@ -243,9 +262,8 @@ const ALL: readonly { readonly name: string; readonly call: Call }[] = SCOPES.fl
   }),
 );
 
-/** Names of the columns: before any move, and after one under each policy. */
-export const MATRIX_COLUMNS = ['not moved', ...POST_MOVE_POLICIES] as const;
-export type MatrixColumn = (typeof MATRIX_COLUMNS)[number];
+/** The columns: before any move, and after one under each policy. */
+export type MatrixColumn = 'not moved' | PostMovePolicyName;
 
 /** What every ioctl answered, `0` or an errno, by column. */
 export interface MatrixRow {
@@ -260,33 +278,39 @@ const answersOf = async (
 ): Promise<Map<string, string>> => {
   await using scenario = await Scenario.start(simkvm, options);
   const { source } = scenario;
+  await scenario.pause({ quiet: true });
   const device = await source.vm.createDevice(KvmDeviceType.KVM_DEV_TYPE_VFIO);
   const target: Target = {
     ...{ vm: source.vm, vcpu: source.bootVcpu, device, vmm: source, other: await source.kvm.createVm() },
     eventfd: (await source.process.eventfd()).fd,
     page: await source.process.memory.mmap({ length: PAGE }),
+    saved: await savedOf(source.bootVcpu),
   };
-  if (policy !== null) await scenario.createDestination();
-  await scenario.pause({ quiet: true });
-  if (policy !== null) await scenario.move(policy);
+  if (policy !== null) {
+    await scenario.createDestination();
+    await scenario.move(policy);
+  }
   const answers = new Map<string, string>();
   for (const { name, call } of ALL) answers.set(name, (await call(target)).errno ?? '0');
   return answers;
 };
 
-/** Observes the whole matrix. @param progress is told of each column that is done */
+/** Observes the matrix for these policies. @param progress is told when a column is done, and how many there are */
 export const observeMatrix = async (
-  simkvm: SimKvm,
+  hosts: readonly SimKvm[],
   options: ScenarioOptions,
-  progress: (column: MatrixColumn) => void,
+  policies: readonly PostMovePolicyName[],
+  progress: (columns: number) => void,
 ): Promise<readonly MatrixRow[]> => {
   const columns = new Map<MatrixColumn, Map<string, string>>();
-  for (const column of MATRIX_COLUMNS) {
+  const wanted = ['not moved', ...policies] as const;
+  const jobs = wanted.map((column) => async (simkvm: SimKvm) => {
     columns.set(column, await answersOf(simkvm, options, column === 'not moved' ? null : column));
-    progress(column);
-  }
+    progress(wanted.length);
+  });
+  await inLanes(hosts, jobs);
   return ALL.map(({ name }) => ({
     ioctl: name,
-    answers: Object.fromEntries(MATRIX_COLUMNS.map((column) => [column, columns.get(column)?.get(name)])),
+    answers: Object.fromEntries(wanted.map((column) => [column, columns.get(column)?.get(name)])),
   }));
 };

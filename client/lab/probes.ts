@@ -17,7 +17,7 @@ import { type FindingCount, startCollecting } from './measure.js';
 import { Scenario, type ScenarioOptions } from './scenario.js';
 import { unplug } from './teardown.js';
 import { restoreState, saveState } from './vmm/carried-state.js';
-import type { Vmm } from './vmm/vmm.js';
+import type { Encryption, Vmm } from './vmm/vmm.js';
 
 /** When a probe is made: as soon as the guest runs at the destination, or after the source has unplugged its device too. */
 export const PROBE_TIMES = ['after-move', 'after-unplug'] as const;
@@ -32,6 +32,7 @@ export interface ProbeCall {
 /** A probe on a fresh copy of the scenario. */
 export interface ProbeResult {
   readonly probe: string;
+  readonly encryption: Encryption;
   readonly policy: PostMovePolicyName;
   readonly when: ProbeTime;
   readonly calls: readonly ProbeCall[];
@@ -244,7 +245,7 @@ const runProbe = async (
   await probe.run?.(zombie);
   await scenario.complete();
   const guestAnswers = scenario.queues().every(({ signalled, delivered }) => signalled === delivered);
-  return { probe: probe.name, policy, when, calls, guestAnswers, findings: await findings() };
+  return { probe: probe.name, encryption: options.encryption, policy, when, calls, guestAnswers, findings: await findings() };
 };
 
 /** A zombie without vCPUs is to become a new guest. It takes VMs of its own: the guest of the scenario has vCPUs. */
@@ -264,26 +265,25 @@ const secondInit = async (simkvm: SimKvm, { encryption }: ScenarioOptions, polic
   const made = (await source.inspect()).encryption_context !== null;
   calls.push({ call: 'a second guest', outcome: made ? 'made' : 'not made' });
   return {
-    ...{ probe: 'second SEV_INIT', policy, when: 'after-move', calls },
+    ...{ probe: 'second SEV_INIT', encryption, policy, when: 'after-move', calls },
     guestAnswers: (await destination.inspect()).encryption_context !== null,
     findings: await findings(),
   };
 };
 
 /** A probe that is still to be made. */
-export type PendingProbe = () => Promise<ProbeResult>;
+export type PendingProbe = (simkvm: SimKvm) => Promise<ProbeResult>;
 
 /** All probes for one encryption and one policy. */
 export const probesOf = (
-  simkvm: SimKvm,
   options: ScenarioOptions,
   policy: PostMovePolicyName,
   times: readonly ProbeTime[],
 ): readonly PendingProbe[] => [
   ...PROBES.flatMap((probe) =>
     (probe.duringMove === undefined ? times : times.slice(0, 1)).map(
-      (when) => () => runProbe(simkvm, options, probe, policy, when),
+      (when) => (simkvm: SimKvm) => runProbe(simkvm, options, probe, policy, when),
     ),
   ),
-  () => secondInit(simkvm, options, policy),
+  (simkvm) => secondInit(simkvm, options, policy),
 ];
