@@ -8,7 +8,9 @@ import { headersOf, traceOf } from './headers.js';
 
 /** The failure says which descriptor it was about. */
 const withFd = (failure: Failure, request: object): Failure =>
-  failure.details.fd === undefined && 'fd' in request ? failure.with({ fd: String(request.fd) }) : failure;
+  failure.details.fd === undefined && 'fd' in request && typeof request.fd === 'number'
+    ? failure.with({ fd: String(request.fd) })
+    : failure;
 
 const recordOf = (path: string, call: ServerUnaryCall<unknown, unknown>, failure: Failure | null): CallRecord => ({
   path,
