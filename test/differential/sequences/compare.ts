@@ -1,0 +1,61 @@
+import { Executor } from '../../conformance/executor.js';
+import { createInProcessHost } from '../../conformance/in-process-host.js';
+import { type JsonObject, sameJson } from '../../conformance/json.js';
+import type { OpResult } from '../../conformance/operation.js';
+import type { SystemCalls } from '../../conformance/system-calls.js';
+import { type Answers, EXPLANATIONS } from '../explained.js';
+import type { NativeHost } from '../native/backend-native.js';
+
+/** The first step at which the two kernels differ without an explanation. */
+export interface SequenceDifference extends Answers {
+  readonly step: number;
+}
+
+export interface Comparison {
+  readonly difference: SequenceDifference | null;
+  /** Steps that were compared. */
+  readonly steps: number;
+  /** Names of the explanations that were needed. */
+  readonly explained: readonly string[];
+}
+
+/** A process of the tested host, and how to end it. The strings are what it has left behind. */
+export interface TestedProcess {
+  readonly executor: Executor;
+  finish(): Promise<string[]>;
+}
+
+export type StartTested = () => Promise<TestedProcess>;
+
+const sameAnswer = (a: OpResult, b: OpResult): boolean => sameJson(a, b);
+
+/** Makes the same calls on this machine's kernel and on the tested one. */
+export const compareSequence = async (
+  ops: readonly JsonObject[],
+  native: NativeHost,
+  start: StartTested = createInProcessHost,
+): Promise<Comparison> => {
+  const calls = await native.spawn();
+  const tested = await start();
+  const comparison = await compareSteps(ops, await Executor.create(calls), tested.executor);
+  const [left] = await Promise.all([tested.finish(), end(calls)]);
+  if (comparison.difference !== null || left.length === 0) return comparison;
+  const difference = { step: ops.length, op: { op: 'exit' }, real: {}, simulated: { left } };
+  return { ...comparison, difference };
+};
+
+const end = (calls: SystemCalls): Promise<void> => calls.exit();
+
+const compareSteps = async (ops: readonly JsonObject[], real: Executor, simulated: Executor): Promise<Comparison> => {
+  const explained: string[] = [];
+  for (const [step, op] of ops.entries()) {
+    const [expected, actual] = await Promise.all([real.execute(op), simulated.execute(op)]);
+    if (sameAnswer(expected, actual)) continue;
+    const answers = { op, real: expected, simulated: actual };
+    const explanation = EXPLANATIONS.find((known) => known.explains(answers));
+    if (explanation === undefined) return { difference: { step, ...answers }, steps: step, explained };
+    explained.push(explanation.name);
+    if (!explanation.sameState) return { difference: null, steps: step, explained };
+  }
+  return { difference: null, steps: ops.length, explained };
+};
