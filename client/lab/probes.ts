@@ -9,6 +9,7 @@ import {
   type SimKvm,
   type Vcpu,
   Vm,
+  validateMove,
 } from '../index.js';
 import { Assembler } from './guest/assembler.js';
 import { GPA, HIGH_MEMORY, SERIAL_PORT } from './guest/layout.js';
@@ -67,6 +68,7 @@ const GET_IN_LINE_MS = 25;
 /** A vCPU of a zombie is halted, as an idle guest is: its VMM makes it go on. */
 const RUNNABLE = { mp_state: KvmMpStateValue.KVM_MP_STATE_RUNNABLE } as const;
 const NEW_VCPU = 7;
+const PATIENCE_MS = 10_000;
 const NEW_SLOT = 9;
 
 /** KVM_RUN that is interrupted if it does not come back by itself. */
@@ -195,6 +197,12 @@ const PROBES: readonly Probe[] = [
   },
 ];
 
+/** Asks again until it is so, for as long as a test would wait. */
+const until = async (condition: () => Promise<boolean>): Promise<void> => {
+  for (const giveUp = performance.now() + PATIENCE_MS; !(await condition()); )
+    if (performance.now() > giveUp) throw new Error('what a probe waits for has not come about');
+};
+
 const pauseFor = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 const HOLDER_TID = PROBE_TID + 1;
@@ -204,11 +212,13 @@ const HOLDER_TID = PROBE_TID + 1;
  * then the vCPU is interrupted, and the move and the call go on.
  */
 const moveWhile = async (zombie: Zombie, policy: PostMovePolicyName, waiting: () => Promise<unknown>): Promise<void> => {
-  const { scenario, source } = zombie;
+  const { scenario, source, destination } = zombie;
   const holder = source.bootVcpu.with({ thread: HOLDER_TID }).try.run({ immediate_exit: 0 });
-  await pauseFor(GET_IN_LINE_MS);
+  await until(async () => (await source.vm.inspect()).vcpus.some(({ in_run }) => in_run));
+  const handle = await scenario.sendSource(destination);
   const move = scenario.move(policy);
-  await pauseFor(GET_IN_LINE_MS);
+  await until(async () => (await validateMove(destination.vm, handle)).errno_name === 'EBUSY');
+  await handle.close();
   const call = waiting();
   await pauseFor(GET_IN_LINE_MS);
   await source.process.try.signal(SIGUSR1, { tid: HOLDER_TID });
