@@ -46,6 +46,7 @@ export { ERRNO, type Errno } from './errno.js';
 export { EventFd } from './eventfd.js';
 export { File } from './file.js';
 export { GuestMemfd } from './guest-memfd.js';
+export * as guestOwner from './guest-owner/index.js';
 export { Descriptor, Handle } from './handle.js';
 export { type Findings, type FindingsFilter, Host } from './host.js';
 export { KeyDistribution } from './key-distribution.js';

@@ -1,0 +1,52 @@
+import { X509Certificate } from 'node:crypto';
+import { AsnConvert } from '@peculiar/asn1-schema';
+import { Certificate } from '@peculiar/asn1-x509';
+
+/** What a VCEK or VLEK certificate says beside its key, in extensions of AMD's own (Versioned Chip Endorsement Key Certificate, 3.1). */
+export interface ReportKeyExtensions {
+  /** Null in a VLEK's. */
+  readonly chipId: Uint8Array | null;
+  /** The TCB version that the key is derived from, as reports write it. */
+  readonly tcb: Uint8Array;
+}
+
+const AMD = '1.3.6.1.4.1.3704.1';
+const HARDWARE_ID = `${AMD}.4`;
+const SPL = { bootLoader: `${AMD}.3.1`, tee: `${AMD}.3.2`, snp: `${AMD}.3.3`, microcode: `${AMD}.3.8`, fmc: `${AMD}.3.9` };
+const CHIP_ID_LENGTH = 64;
+
+/** The value of a short DER INTEGER. */
+const integer = (der: Uint8Array | undefined): number => {
+  if (der === undefined || der[0] !== 2 || der[1] !== der.length - 2 || der.length > 4)
+    throw new RangeError('no security version');
+  return der.subarray(2).reduce((value, byte) => value * 256 + byte, 0);
+};
+
+/** TCB_VERSION of Milan and Genoa, and the other one of Turin, which has an FMC. */
+const tcbOf = (extensions: ReadonlyMap<string, Uint8Array>): Uint8Array => {
+  const spl = (name: keyof typeof SPL): number => integer(extensions.get(SPL[name]));
+  if (extensions.has(SPL.fmc))
+    return Uint8Array.of(spl('fmc'), spl('bootLoader'), spl('tee'), spl('snp'), 0, 0, 0, spl('microcode'));
+  return Uint8Array.of(spl('bootLoader'), spl('tee'), 0, 0, 0, 0, spl('snp'), spl('microcode'));
+};
+
+/** @throws RangeError if the certificate has no such extensions */
+export const reportKeyExtensions = (certificate: X509Certificate): ReportKeyExtensions => {
+  const { extensions = [] } = AsnConvert.parse(Uint8Array.from(certificate.raw), Certificate).tbsCertificate;
+  const values = new Map([...extensions].map(({ extnID, extnValue }) => [extnID, new Uint8Array(extnValue.buffer)]));
+  const hardwareId = values.get(HARDWARE_ID);
+  // Newer certificates wrap the identity into an OCTET STRING.
+  return { chipId: hardwareId?.slice(-CHIP_ID_LENGTH) ?? null, tcb: tcbOf(values) };
+};
+
+const PEM = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
+
+/** The certificates of a file: PEM, any number of them, or one in DER. @throws RangeError if there is none */
+export const readCertificates = (file: Uint8Array): X509Certificate[] => {
+  const texts = Buffer.from(file).toString('latin1').match(PEM);
+  try {
+    return texts === null ? [new X509Certificate(file)] : texts.map((text) => new X509Certificate(text));
+  } catch (error) {
+    throw new RangeError('no X.509 certificates', { cause: error });
+  }
+};
