@@ -5,7 +5,7 @@ import { LinearMemory } from './memory.js';
 import { Attr, Cr4, Gpr, Seg, Vector } from './registers.js';
 import { CpuState } from './state.js';
 import { ExitTrap, GuestFault } from './traps.js';
-import type { CpuExit, CpuFeatures, Intercepts, MemoryEncryption, PhysicalMemory } from './types.js';
+import type { CpuExit, CpuFeatures, Intercepts, MemoryEncryption, PhysicalMemory, ReverseMap } from './types.js';
 
 const RSP = 2 * Gpr.RSP;
 
@@ -83,6 +83,16 @@ export class Core {
 
   setEncryption(encryption: MemoryEncryption): void {
     this.memory.walker.setEncryption(encryption);
+    this.flushNested();
+  }
+
+  setReverseMap(reverseMap: ReverseMap): void {
+    this.memory.reverseMap = reverseMap;
+    this.flushNested();
+  }
+
+  /** Nested translations have changed, too, or what the reverse map says of them. */
+  flushNested(): void {
     this.memory.flushTlb();
     this.epoch++;
   }

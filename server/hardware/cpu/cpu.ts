@@ -13,6 +13,7 @@ import type {
   EventInfo,
   Intercepts,
   MemoryEncryption,
+  ReverseMap,
   Translation,
 } from './types.js';
 
@@ -67,6 +68,11 @@ export class Cpu {
     this.core.setEncryption(encryption);
   }
 
+  /** SEV-SNP is enabled on this host: from now on every translation is checked against the reverse map. */
+  setReverseMap(reverseMap: ReverseMap): void {
+    this.core.setReverseMap(reverseMap);
+  }
+
   setFeatures(features: CpuFeatures): void {
     this.core.features = features;
     this.flushTlb();
@@ -74,8 +80,7 @@ export class Cpu {
 
   /** Every translation is looked up again: memslots or nested entries have changed, or VMRUN asks for it. */
   flushTlb(): void {
-    this.core.memory.flushTlb();
-    this.core.epoch++;
+    this.core.flushNested();
   }
 
   // ---- events --------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 import type { Frame, MemoryKey } from '../dram.js';
-import { gpa } from '../units.js';
+import { type Gpa, gpa } from '../units.js';
 import { PageWalker, TRANSLATED } from './paging.js';
 import { Vector } from './registers.js';
 import type { CpuState } from './state.js';
@@ -12,6 +12,7 @@ import {
   type MemoryAccess,
   type NestedFault,
   type PhysicalMemory,
+  type ReverseMap,
   SvmExitCode,
   type Translation,
 } from './types.js';
@@ -25,6 +26,17 @@ interface PhysicalPage {
   readonly key: MemoryKey | null;
   readonly writable: boolean;
 }
+
+/** What PVALIDATE and RMPADJUST work on. */
+interface ReverseMappedPage {
+  readonly page: Gpa;
+  readonly frame: Frame;
+  /** The guest maps it with the C-bit. */
+  readonly encrypted: boolean;
+}
+
+/** The nested page tables had nothing against an access; the reverse map has. */
+const REVERSE_MAP_FAULT: NestedFault = { kind: 'nested-fault', mmio: false };
 
 /**
  * Memory as instructions see it: linear addresses, in two int32 halves. A load of 64 bits returns the low half and
@@ -44,6 +56,8 @@ export class LinearMemory {
   bus: EmulationBus | null = null;
   /** MMIO gives the guest #VC instead of an exit. */
   mmioRaisesVc = false;
+  /** Null on a host without SEV-SNP. */
+  reverseMap: ReverseMap | null = null;
   /** The event that is being delivered, for the exit of a fault inside. */
   delivering: EventInfo | null = null;
   /** Called when a write has hit a page with decoded instructions. */
@@ -285,11 +299,7 @@ export class LinearMemory {
     this.checkCanonical(lo, hi);
     const { walker } = this;
     const error = walker.walk(lo, hi, access === 'write', user, access === 'execute', true);
-    if (error !== TRANSLATED) {
-      this.state.cr2Lo = lo;
-      this.state.cr2Hi = hi;
-      throw new GuestFault(Vector.PF, error);
-    }
+    if (error !== TRANSLATED) throw this.pageFault(lo, hi, error);
     const encrypted = walker.encrypted || (access === 'execute' && walker.fetchesEncrypted);
     const address = walker.page + (lo & OFFSET);
     const mapping = this.physical.map(gpa(address), access, encrypted);
@@ -301,6 +311,9 @@ export class LinearMemory {
       }
       throw this.nestedFault(address, access, encrypted, false, user, mapping);
     }
+    const verdict = this.reverseMap?.check(mapping.frame, gpa(walker.page), access, encrypted, user) ?? 'allowed';
+    if (verdict === 'not-validated') throw this.notValidated(lo, hi);
+    if (verdict === 'fault') throw this.nestedFault(address, access, encrypted, false, user, REVERSE_MAP_FAULT);
     return tlb.insert(lo, hi, mapping, walker.global, walker.large);
   }
 
@@ -319,7 +332,33 @@ export class LinearMemory {
     fault: NestedFault,
   ): ExitTrap {
     const { delivering } = this;
-    return new ExitTrap({ kind: 'nested-fault', gpa: gpa(address), access, encrypted, pageWalk, user, fault, delivering });
+    const rmp = fault === REVERSE_MAP_FAULT;
+    return new ExitTrap({ kind: 'nested-fault', gpa: gpa(address), access, encrypted, pageWalk, user, rmp, fault, delivering });
+  }
+
+  /** #VC; the address is in CR2, as for a page fault [M]. */
+  private notValidated(lo: number, hi: number): GuestFault {
+    this.state.cr2Lo = lo;
+    this.state.cr2Hi = hi;
+    return new GuestFault(Vector.VC, SvmExitCode.PAGE_NOT_VALIDATED);
+  }
+
+  /** The page behind a linear address, whatever its entry of the reverse map says: PVALIDATE and RMPADJUST change that. */
+  reverseMappedPage(lo: number, hi: number): ReverseMappedPage {
+    this.checkCanonical(lo, hi);
+    const { walker } = this;
+    const error = walker.walk(lo, hi, false, this.user, false, true);
+    if (error !== TRANSLATED) throw this.pageFault(lo, hi, error);
+    const { page, encrypted } = walker;
+    const mapping = this.physical.map(gpa(page), 'read', encrypted);
+    if (mapping.kind === 'nested-fault') throw this.nestedFault(page, 'read', encrypted, false, this.user, mapping);
+    return { page: gpa(page), frame: mapping.frame, encrypted };
+  }
+
+  private pageFault(lo: number, hi: number, error: number): GuestFault {
+    this.state.cr2Lo = lo;
+    this.state.cr2Hi = hi;
+    return new GuestFault(Vector.PF, error);
   }
 
   private checkCanonical(lo: number, hi: number): void {
@@ -374,6 +413,9 @@ export class LinearMemory {
     const mapping = this.physical.map(gpa(address), access, encrypted);
     if (mapping.kind === 'nested-fault') throw this.nestedFault(address, access, encrypted, true, this.user, mapping);
     const { frame, key } = mapping;
+    const verdict = this.reverseMap?.check(frame, gpa(page * 4096), access, encrypted, this.user) ?? 'allowed';
+    if (verdict === 'not-validated') throw new GuestFault(Vector.VC, SvmExitCode.PAGE_NOT_VALIDATED);
+    if (verdict === 'fault') throw this.nestedFault(address, access, encrypted, true, this.user, REVERSE_MAP_FAULT);
     const fresh = { frame, key, writable: mapping.writable };
     if (this.tables.size >= 256) this.tables.clear();
     this.tables.set(page, fresh);

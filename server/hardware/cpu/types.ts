@@ -36,6 +36,21 @@ export interface PhysicalMemory {
   map(address: Gpa, access: MemoryAccess, encrypted: boolean): MappedPage | NestedFault;
 }
 
+/** What the reverse map says of an access: nothing; that the guest has not validated the page (#VC); or that it is no page for it (#NPF). */
+export type ReverseMapVerdict = 'allowed' | 'not-validated' | 'fault';
+
+/** The reverse map of SEV-SNP, which the CPU consults with every translation (APM volume 2, 15.36). */
+export interface ReverseMap {
+  /** The guest that runs is an SNP guest, and so has PVALIDATE and RMPADJUST. */
+  readonly snp: boolean;
+  /** @param page the guest-physical page that the nested page tables have translated to `frame` */
+  check(frame: Frame, page: Gpa, access: MemoryAccess, encrypted: boolean, user: boolean): ReverseMapVerdict;
+  /** @returns EAX; `changed` false: CF */
+  pvalidate(frame: Frame, page: Gpa, large: boolean, validate: boolean): { readonly result: number; readonly changed: boolean };
+  /** @param attributes RDX: VMPL in bits 7:0, permissions in 15:8, and whether the page is a save area in 16. @returns EAX */
+  rmpadjust(frame: Frame, large: boolean, attributes: number): number;
+}
+
 /**
  * Where in an address memory encryption is asked for. SEV: the C-bit of a page-table entry; page tables (long and
  * PAE mode) and instruction fetches are always encrypted, and so is everything while paging is off or has no room for
@@ -102,6 +117,8 @@ export const SvmExitCode = {
   MWAIT: 0x8b,
   XSETBV: 0x8d,
   NPF: 0x400,
+  /** Only in #VC: the guest has not accepted the page by PVALIDATE [M]. */
+  PAGE_NOT_VALIDATED: 0x404,
 } as const;
 
 /** An event on its way through the IVT or IDT, as EVENTINJ and EXITINTINFO hold it. */
@@ -122,6 +139,8 @@ export interface NestedFaultExit {
   readonly pageWalk: boolean;
   /** CPL 3 made the access. */
   readonly user: boolean;
+  /** The reverse map refuses what the nested page tables allow. */
+  readonly rmp: boolean;
   readonly fault: NestedFault;
   /** The event whose delivery was under way (EXITINTINFO); it has to be injected again. */
   readonly delivering: EventInfo | null;
@@ -159,8 +178,6 @@ export type CpuExit =
   | { readonly kind: 'vmgexit' }
   /** RAX selects the leaf; RCX is the register mask. */
   | { readonly kind: 'tdcall' }
-  /** SNP page instructions: RAX is the linear address, RCX and RDX as the APM says. */
-  | { readonly kind: 'pvalidate' | 'rmpadjust' }
   | { readonly kind: 'wbinvd' | 'invd' | 'monitor' | 'mwait' }
   /** RIP is past the write, which is done. */
   | { readonly kind: 'cr8-write'; readonly previous: number }

@@ -5,9 +5,10 @@ import { effectiveAddress, gprAt, gprWriter, linearAddress, memoryAt, reader } f
 import { ioPrivilege } from '../privilege.js';
 import { Cr4, Gpr, Msr, Seg, Vector } from '../registers.js';
 import { ExitTrap, GuestFault } from '../traps.js';
-import { type CpuExit, SvmExitCode } from '../types.js';
+import { type CpuExit, type ReverseMap, SvmExitCode } from '../types.js';
 import { requireNoUmip } from './segment-registers.js';
 
+const RAX = 2 * Gpr.RAX;
 const RCX = 2 * Gpr.RCX;
 const RDX = 2 * Gpr.RDX;
 
@@ -200,6 +201,51 @@ const undefinedInstruction = (): Compiled =>
     throw undefinedOpcode();
   });
 
+// ---- SEV-SNP ---------------------------------------------------------------------------------------------------
+
+/** EAX of PVALIDATE and RMPADJUST where the guest does not map the page as private (not verified). */
+const FAIL_INPUT = 1;
+
+/** #UD in a guest without SEV-SNP, #GP outside ring 0. */
+function requireReverseMap(core: Core): ReverseMap {
+  const { reverseMap } = core.memory;
+  if (reverseMap?.snp !== true) throw undefinedOpcode();
+  core.requirePrivilege();
+  return reverseMap;
+}
+
+const reverseMappedPage = (core: Core) => core.memory.reverseMappedPage(core.gpr[RAX], core.code64 ? core.gpr[RAX + 1] : 0);
+
+function setEax(core: Core, value: number): void {
+  core.gpr[RAX] = value;
+  core.gpr[RAX + 1] = 0;
+}
+
+/** PVALIDATE: RAX has the page, ECX its size, EDX bit 0 the state that it shall have. CF: it had it before. */
+function pvalidate(core: Core): Compiled {
+  return end(() => {
+    const reverseMap = requireReverseMap(core);
+    const { frame, page, encrypted } = reverseMappedPage(core);
+    const large = (core.gpr[RCX] & 1) !== 0;
+    const validate = (core.gpr[RDX] & 1) !== 0;
+    const answer = encrypted ? reverseMap.pvalidate(frame, page, large, validate) : { result: FAIL_INPUT, changed: false };
+    setEax(core, answer.result);
+    core.flags.setCarry(answer.changed ? 0 : 1);
+    core.flushNested();
+  });
+}
+
+/** RMPADJUST: RAX has the page, RCX its size, RDX what another VMPL may do with it, and whether it is a save area. */
+function rmpadjust(core: Core): Compiled {
+  return end(() => {
+    const reverseMap = requireReverseMap(core);
+    const { frame, encrypted } = reverseMappedPage(core);
+    const large = (core.gpr[RCX] & 1) !== 0;
+    setEax(core, encrypted ? reverseMap.rmpadjust(frame, large, core.gpr[RDX]) : FAIL_INPUT);
+    core.flushNested();
+  });
+}
+
 // ---- tables and translations -----------------------------------------------------------------------------------
 
 const loadTable =
@@ -314,8 +360,8 @@ export const system: InstructionGroup = {
   Vmcall: vmcall,
   Vmgexit: vmgexit,
   Tdcall: exits({ kind: 'tdcall' }, true),
-  Pvalidate: exits({ kind: 'pvalidate' }, true),
-  Rmpadjust: exits({ kind: 'rmpadjust' }, true),
+  Pvalidate: pvalidate,
+  Rmpadjust: rmpadjust,
   Hlt: exits({ kind: 'hlt' }, true),
   Pause: pause,
   Rdtsc: readTimeStamp(false),

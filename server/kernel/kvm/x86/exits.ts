@@ -26,15 +26,13 @@ export function* handleExit(current: Task, vcpu: Vcpu, exit: CpuExit): MightSlee
   switch (exit.kind) {
     case 'vmgexit':
     case 'tdcall':
-    case 'pvalidate':
-    case 'rmpadjust':
       return yield* vendorExit(current, vcpu, exit);
     default:
       return handlePlainExit(vcpu, exit);
   }
 }
 
-type VendorKind = 'vmgexit' | 'tdcall' | 'pvalidate' | 'rmpadjust';
+type VendorKind = 'vmgexit' | 'tdcall';
 type PlainExit = Exclude<CpuExit, { readonly kind: VendorKind }>;
 
 function* vendorExit(current: Task, vcpu: Vcpu, exit: CpuExit & { readonly kind: VendorKind }): MightSleep<Turn> {

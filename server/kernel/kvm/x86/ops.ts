@@ -60,14 +60,10 @@ export interface KvmX86Ops {
   /** After every `Cpu.run`, before the exit is handled: state that is protected goes back to its save area. */
   leaveGuest(vcpu: Vcpu, exit: CpuExit): void;
   /**
-   * VMGEXIT, TDCALL, PVALIDATE …: exits that mean something only to the vendor. One that userspace has to complete leaves
+   * VMGEXIT, TDCALL: exits that mean something only to the vendor. One that userspace has to complete leaves
    * its completion in `vcpu.arch.completion`.
    */
-  handleVendorExit(
-    current: Task,
-    vcpu: Vcpu,
-    exit: { readonly kind: 'vmgexit' | 'tdcall' | 'pvalidate' | 'rmpadjust' },
-  ): MightSleep<VendorExit>;
+  handleVendorExit(current: Task, vcpu: Vcpu, exit: { readonly kind: 'vmgexit' | 'tdcall' }): MightSleep<VendorExit>;
   /** `vcpu_after_set_cpuid`: what the vendor derives from a new CPUID (the C-bit leaves `reservedGpaBits`). */
   vcpuAfterSetCpuid(vcpu: Vcpu): void;
   /** `vcpu_deliver_sipi_vector`, where the state is protected and the start address cannot be set: true if it was taken care of. */

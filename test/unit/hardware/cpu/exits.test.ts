@@ -89,7 +89,6 @@ describe('intercepted instructions', () => {
     expect(exitOf('0f01c1')).toEqual({ kind: 'vmmcall', instruction: 'vmcall' });
     expect(exitOf('0f09')).toEqual({ kind: 'wbinvd' });
     expect(exitOf('660f01cc')).toEqual({ kind: 'tdcall' });
-    expect(exitOf('f20f01ff')).toEqual({ kind: 'pvalidate' });
   });
 
   it('give MSR accesses to the kernel, but for those the CPU holds', () => {
