@@ -25,7 +25,7 @@ const memorySize = (text: string): number => {
   const [, digits, unit] = /^(\d+)([MG])$/.exec(text) ?? [];
   const mebibytes = Number(digits) * (unit === 'G' ? 1024 : 1);
   if (digits !== undefined && mebibytes >= MEMORY_MIB.MIN && mebibytes <= MEMORY_MIB.MAX) return mebibytes * MIB;
-  throw new InvalidArgumentError(`'${text}' is no size between ${MEMORY_MIB.MIN}M and ${MEMORY_MIB.MAX}M, for example 64M.`);
+  throw new InvalidArgumentError(`'${text}' is no size between ${MEMORY_MIB.MIN}M and ${MEMORY_MIB.MAX}M, for example 32M.`);
 };
 
 /** Says on a terminal how far the lab is, on one line. */

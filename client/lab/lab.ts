@@ -136,4 +136,4 @@ const runProbes = (hosts: readonly SimKvm[], options: LabOptions, progress: Prog
 };
 
 /** What the lab does unless told otherwise. */
-export const DEFAULT_LAB: LabOptions = { memoryBytes: 64 * 2 ** 20, policies: POST_MOVE_POLICIES, full: false, image: null };
+export const DEFAULT_LAB: LabOptions = { memoryBytes: 32 * 2 ** 20, policies: POST_MOVE_POLICIES, full: false, image: null };
