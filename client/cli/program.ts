@@ -1,6 +1,10 @@
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { registerLab } from '../lab/index.js';
 import { EXIT } from './failure.js';
+import { registerAttest } from './guest-owner/attest.js';
+import { registerDigest } from './guest-owner/digest.js';
+import { registerSecret } from './guest-owner/secret.js';
+import { registerSession } from './guest-owner/session.js';
 import { registerHost } from './host.js';
 import { type Console, DEFAULT_TARGET, processConsole } from './session.js';
 import { registerVms } from './vms.js';
@@ -26,6 +30,10 @@ const createProgram = (console: Console): Command => {
     .exitOverride();
   registerHost(program, console);
   registerVms(program, console, vmId);
+  registerAttest(program, console);
+  registerSession(program, console);
+  registerDigest(program, console);
+  registerSecret(program, console);
   registerLab(program, console);
   return program;
 };

@@ -1,0 +1,138 @@
+import type { Command } from 'commander';
+import { type Measured, verifyMeasurement } from '../../guest-owner/measurement.js';
+import { verifyPlatform } from '../../guest-owner/sev-certificate.js';
+import type { Check, Verdict } from '../../guest-owner/verdict.js';
+import type { Expected, ReportVerdict } from '../../guest-owner/verify-report.js';
+import { fields } from '../output.js';
+import type { Console, GlobalOptions } from '../session.js';
+import { bigintArgument, fileArgument, fileArguments, hexArgument, numberArgument } from './files.js';
+import { runLocal } from './local-command.js';
+
+const line = ({ name, ok, detail }: Check): string =>
+  `${ok ? 'ok    ' : 'FAILED'}  ${name}${detail === undefined ? '' : ` (${detail})`}`;
+
+const conclusion = (ok: boolean, subject: string): string => (ok ? `${subject} verifies` : `${subject} does NOT verify`);
+
+const renderVerdict =
+  (subject: string) =>
+  (verdict: Verdict): string =>
+    [...verdict.checks.map(line), conclusion(verdict.ok, subject)].join('\n');
+
+const rootText = ({ root }: ReportVerdict): string => {
+  if (root === null) return 'none';
+  return root.amdProduct === null ? `NOT one of AMD's, key ${root.fingerprint}` : `AMD's of ${root.amdProduct}`;
+};
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
+
+const renderReport = (verdict: ReportVerdict): string => {
+  const { report } = verdict;
+  const said = fields([
+    ['version', report.version],
+    ['policy', `0x${report.policy.toString(16)}`],
+    ['VMPL', report.vmpl],
+    ['measurement', hex(report.measurement)],
+    ['report data', hex(report.reportData)],
+    ['host data', hex(report.hostData)],
+    ['reported TCB', hex(report.reportedTcb)],
+    ['chip', hex(report.chipId)],
+    ['signed by', report.signingKey],
+    ['root', rootText(verdict)],
+  ]);
+  return `${said}\n\n${renderVerdict('the report')(verdict)}`;
+};
+
+interface VerifyOptions extends GlobalOptions, Expected {
+  readonly chain: readonly Uint8Array[];
+  readonly root?: Uint8Array;
+}
+
+interface MeasurementOptions extends GlobalOptions {
+  readonly tik: Uint8Array;
+  readonly digest: Uint8Array;
+  readonly policy: number;
+  readonly apiMajor: number;
+  readonly apiMinor: number;
+  readonly build: number;
+}
+
+interface PlatformOptions extends GlobalOptions {
+  readonly pdh: Uint8Array;
+  readonly certs: Uint8Array;
+  readonly cek?: Uint8Array;
+  readonly amd: Uint8Array;
+}
+
+/** `simkvm attest`: what a guest's owner verifies. */
+export const registerAttest = (program: Command, console: Console): void => {
+  const attest = program.command('attest').description('verify what a platform says of a guest and of itself, with files alone');
+  attest
+    .command('verify')
+    .description('verify a SEV-SNP attestation report: signature, chain, and what is expected of it')
+    .argument('<report>', 'the report, 1184 bytes', fileArgument)
+    .requiredOption('--chain <file>', 'certificates of VCEK or VLEK, ASK and ARK, PEM or DER; may be repeated', fileArguments)
+    .option('--root <file>', 'the root certificate that is trusted', fileArgument)
+    .option('--measurement <hex>', 'expected launch digest', hexArgument)
+    .option('--report-data <hex>', 'expected report data; zeros follow', hexArgument)
+    .option('--host-data <hex>', 'expected host data; zeros follow', hexArgument)
+    .option('--policy <number>', 'expected guest policy', bigintArgument)
+    .option('--policy-forbids <bits>', 'bits of the guest policy that must be 0', bigintArgument)
+    .option('--vmpl <number>', 'expected VMPL', numberArgument)
+    .action((bytes: Uint8Array, _options, command: Command) => {
+      const { chain, root, ...options } = command.optsWithGlobals<VerifyOptions>();
+      const { measurement, reportData, hostData, policy, policyForbids, vmpl } = options;
+      const expected = { measurement, reportData, hostData, policy, policyForbids, vmpl };
+      return runLocal(
+        options,
+        console,
+        async () => {
+          const { verifyReport } = await import('../../guest-owner/verify-report.js');
+          const value = verifyReport(bytes, { chain, trustedRoot: root, expected });
+          return { value, ok: value.ok };
+        },
+        renderReport,
+      );
+    });
+  attest
+    .command('measurement')
+    .description('verify the launch measurement of a SEV or SEV-ES guest')
+    .argument('<measurement>', 'what KVM_SEV_LAUNCH_MEASURE gave, 48 bytes', fileArgument)
+    .requiredOption('--tik <file>', "the session's integrity key, 16 bytes", fileArgument)
+    .requiredOption('--digest <hex>', 'expected launch digest', hexArgument)
+    .requiredOption('--policy <number>', 'guest policy', numberArgument)
+    .requiredOption('--api-major <number>', "version of the platform's firmware", numberArgument)
+    .requiredOption('--api-minor <number>', "version of the platform's firmware", numberArgument)
+    .requiredOption('--build <number>', "build of the platform's firmware", numberArgument)
+    .action((measurement: Uint8Array, _options, command: Command) => {
+      const { tik, ...options } = command.optsWithGlobals<MeasurementOptions>();
+      const measured: Measured = options;
+      return runLocal(
+        options,
+        console,
+        () => {
+          const ok = verifyMeasurement(measurement, tik, measured);
+          return { value: { ok }, ok };
+        },
+        ({ ok }) => conclusion(ok, 'the measurement'),
+      );
+    });
+  attest
+    .command('platform')
+    .description("verify that a platform's PDH belongs to a genuine chip")
+    .requiredOption('--pdh <file>', 'the PDH certificate', fileArgument)
+    .requiredOption('--certs <file>', 'PEK, OCA and CEK, one after the other', fileArgument)
+    .option('--cek <file>', "the CEK certificate with the ASK's signature, if the chain has it without", fileArgument)
+    .requiredOption('--amd <file>', 'ASK and ARK, one after the other', fileArgument)
+    .action((_options, command: Command) => {
+      const { pdh, certs: chain, cek, amd, ...options } = command.optsWithGlobals<PlatformOptions>();
+      return runLocal(
+        options,
+        console,
+        () => {
+          const value = verifyPlatform({ pdh, chain, amd, ...(cek === undefined ? {} : { cek }) });
+          return { value, ok: value.ok };
+        },
+        renderVerdict('the platform'),
+      );
+    });
+};

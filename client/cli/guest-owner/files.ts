@@ -1,0 +1,46 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { InvalidArgumentError } from 'commander';
+
+/** A file of the command line. */
+export const fileArgument = (path: string): Uint8Array => {
+  try {
+    return new Uint8Array(readFileSync(path));
+  } catch (error) {
+    throw new InvalidArgumentError(`'${path}' cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+  }
+};
+
+/** For an option that may be given more than once. */
+export const fileArguments = (path: string, before: readonly Uint8Array[] = []): Uint8Array[] => [...before, fileArgument(path)];
+
+/** Bytes in hex. */
+export const hexArgument = (text: string): Uint8Array => {
+  if (!/^([0-9a-f]{2})+$/i.test(text)) throw new InvalidArgumentError(`'${text}' is no string of bytes in hex.`);
+  return new Uint8Array(Buffer.from(text, 'hex'));
+};
+
+/** Decimal, or hexadecimal with 0x. */
+export const numberArgument = (text: string): number => {
+  const value = Number(text);
+  if (text !== '' && Number.isInteger(value) && value >= 0 && value <= 0xffff_ffff) return value;
+  throw new InvalidArgumentError(`'${text}' is no whole number of 32 bits.`);
+};
+
+/** As `numberArgument`, of 64 bits. */
+export const bigintArgument = (text: string): bigint => {
+  if (/^(0x[0-9a-f]{1,16}|\d{1,19})$/i.test(text)) return BigInt(text);
+  throw new InvalidArgumentError(`'${text}' is no whole number of 64 bits.`);
+};
+
+/** Writes files into a folder, which is made where there is none; their paths. Keys are for their owner alone. */
+export const writeFiles = (folder: string, files: Readonly<Record<string, Uint8Array>>): Record<string, string> => {
+  mkdirSync(folder, { recursive: true });
+  return Object.fromEntries(
+    Object.entries(files).map(([name, contents]) => {
+      const path = join(folder, name);
+      writeFileSync(path, contents, { mode: 0o600 });
+      return [name, path];
+    }),
+  );
+};
