@@ -10,6 +10,7 @@ const ERROR_INFO_URL = 'type.googleapis.com/google.rpc.ErrorInfo';
 /** Why a VM accepts nothing, or little, any more. */
 export type DeathCause =
   | { readonly kind: 'moved'; readonly toVmId: number; readonly byPid: number }
+  | { readonly kind: 'sent'; readonly session: string }
   | { readonly kind: 'bugged'; readonly check: string };
 
 interface KvmErrorInit {
@@ -87,6 +88,8 @@ export class KvmError extends Error {
     const text = this.details.death_cause ?? '';
     const moved = /^moved to VM (\d+) by pid (\d+)$/.exec(text);
     if (moved !== null) return { kind: 'moved', toVmId: Number(moved[1]), byPid: Number(moved[2]) };
+    const sent = /^sent to another host in migration (.*)$/.exec(text);
+    if (sent !== null) return { kind: 'sent', session: sent[1] ?? '' };
     const bugged = /^bugged by (.*)$/.exec(text);
     return bugged === null ? null : { kind: 'bugged', check: bugged[1] ?? '' };
   }
@@ -100,7 +103,7 @@ export class KvmError extends Error {
   /** A KvmError of whatever was thrown; a KvmError is itself. */
   static from(error: unknown): KvmError {
     if (error instanceof KvmError) return error;
-    if (isServiceError(error)) return fromStatus(error, '', null).error;
+    if (isServiceError(error)) return statusReply(error, ANY_METHOD).error;
     const message = error instanceof Error ? error.message : String(error);
     return new KvmError({ code: status.UNKNOWN, message, reason: 'UNKNOWN', details: {}, response: null, cause: error });
   }
@@ -126,22 +129,28 @@ const isServiceError = (error: unknown): error is StatusLike =>
 export const transportError = (code: status, ioctl: string, message: string, cause?: unknown): KvmError =>
   new KvmError({ code, message, reason: status[code], details: { ioctl }, response: null, cause });
 
-const fromStatus = <Res>(
+/** Stands for the method where it is not known. */
+const ANY_METHOD = { path: '', responseTypeUrl: '', responseDeserialize: () => null };
+
+/** What a client needs of a method to read its failures. */
+type Answering<Res> = Pick<ClientMethod<never, Res>, 'path' | 'responseTypeUrl' | 'responseDeserialize'>;
+
+/** The reply that a status other than OK is: its error, and the answer that came with it. */
+export const statusReply = <Res>(
   { code, details: text, metadata }: StatusLike,
-  path: string,
-  method: ClientMethod<never, Res> | null,
+  { path, responseTypeUrl, responseDeserialize }: Answering<Res>,
 ): { error: KvmError; response: Res | null } => {
   const [bytes] = metadata.get(DETAILS_KEY);
   if (!(bytes instanceof Uint8Array)) return { error: transportError(code, path, `${path}: ${text}`), response: null };
   const { message, details: attached } = Status.decode(bytes);
   const info = attached.find(({ type_url }) => type_url === ERROR_INFO_URL);
-  const answer = attached.find(({ type_url }) => type_url === method?.responseTypeUrl);
-  const response = method === null || answer === undefined ? null : method.responseDeserialize(Buffer.from(answer.value));
+  const answer = attached.find(({ type_url }) => type_url === responseTypeUrl);
+  const response = answer === undefined ? null : responseDeserialize(Buffer.from(answer.value));
   const { reason, metadata: details } =
     info === undefined ? { reason: status[code], metadata: {} } : ErrorInfo.decode(info.value);
   return { error: new KvmError({ code, message, reason, details, response }), response };
 };
 
-/** The reply that a failed call of `method` is: its error, and the answer that came with it. */
-export const failedReply = <Res>(error: unknown, method: ClientMethod<never, Res>): Reply<Res> =>
-  isServiceError(error) ? fromStatus(error, method.path, method) : { error: KvmError.from(error), response: null };
+/** The reply that a failed call of `method` is, whatever was thrown. */
+export const failedReply = <Res>(error: unknown, method: Answering<Res>): Reply<Res> =>
+  isServiceError(error) ? statusReply(error, method) : { error: KvmError.from(error), response: null };

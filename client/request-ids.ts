@@ -1,15 +1,18 @@
 /** Ids that may be out beyond the oldest before the others are acknowledged past it: one long KVM_RUN must not hold up all. */
 const BACKLOG_MAX = 128;
 
+/** Replies that are acknowledged at a time: the host keeps many more, and a header less is worth having. */
+const ACKNOWLEDGED_AT_ONCE = 64;
 /** More than any client can use up. */
 const IDS_PER_MS = 1024;
 
 /**
- * The request ids of one process. They count up; an id whose reply has arrived is acknowledged with the next call, so that
- * the host may forget the reply.
+ * The request ids of one process. They count up; ids whose replies have arrived are acknowledged with a later call, so that
+ * the host may forget the replies.
  */
 export class RequestIds {
   private last: number;
+  private acknowledged = 0;
   /** In the order in which they were given out. */
   private readonly outstanding = new Set<number>();
 
@@ -38,13 +41,19 @@ export class RequestIds {
   }
 
   /**
-   * What to send as `simkvm-acknowledge` with call `id`: the highest id up to which every reply has arrived. If that lags
-   * far behind, a higher one, followed by those below it that are still out.
+   * What to send as `simkvm-acknowledge` with call `id`, if it is time to: the highest id up to which every reply has arrived.
+   * If that lags far behind, a higher one, followed by those below it that are still out.
    */
   acknowledgement(id: number): string | null {
+    if (id - this.acknowledged <= ACKNOWLEDGED_AT_ONCE) return null;
     const { value: oldest = id } = this.outstanding.values().next();
-    if (id - oldest <= BACKLOG_MAX) return oldest === 1 ? null : String(oldest - 1);
-    const out = [...this.outstanding].filter((other) => other < id);
-    return [id - 1, ...out].join(',');
+    if (id - oldest > BACKLOG_MAX) {
+      this.acknowledged = id - 1;
+      const out = [...this.outstanding].filter((other) => other < id);
+      return [id - 1, ...out].join(',');
+    }
+    if (oldest - this.acknowledged <= ACKNOWLEDGED_AT_ONCE) return null;
+    this.acknowledged = oldest - 1;
+    return String(oldest - 1);
   }
 }

@@ -1,5 +1,13 @@
-import { type ChannelInterface, Client, connectivityState, credentials, Metadata, status } from '@grpc/grpc-js';
-import { failedReply, transportError } from '../kvm-error.js';
+import {
+  type ChannelInterface,
+  Client,
+  connectivityState,
+  credentials,
+  Metadata,
+  type StatusObject,
+  status,
+} from '@grpc/grpc-js';
+import { failedReply, statusReply, transportError } from '../kvm-error.js';
 import type { CallHeaders, CallLimits, ClientMethod, Reply, Transport } from '../transport.js';
 
 const KEEPALIVE_MS = 30_000;
@@ -34,14 +42,62 @@ const metadataOf = ({ process, thread, requestId, acknowledge }: CallHeaders): M
 const optionsOf = ({ timeoutMs }: CallLimits): { deadline?: number } =>
   timeoutMs === null ? {} : { deadline: Date.now() + timeoutMs };
 
-/** Cancels `call` when `signal` says so. @returns what stops listening */
-const cancelOn = (signal: AbortSignal | null, call: { cancel(): void }): (() => void) => {
-  if (signal === null) return () => {};
-  const cancel = (): void => call.cancel();
+/** Calls `cancel` when `signal` says so. @returns what stops listening */
+const cancelOn = (signal: AbortSignal, cancel: () => void): (() => void) => {
   signal.addEventListener('abort', cancel, { once: true });
-  if (signal.aborted) cancel();
   return () => signal.removeEventListener('abort', cancel);
 };
+
+interface CancellableCall {
+  cancelWithStatus(code: status, details: string): void;
+}
+
+/** Takes what comes back of one call, and ends it where it takes too long. */
+class UnaryListener<Res> {
+  private message: Buffer | null = null;
+  private deadline: NodeJS.Timeout | undefined;
+  private stopListening: (() => void) | null = null;
+
+  constructor(
+    private readonly method: ClientMethod<never, Res>,
+    private readonly resolve: (reply: Reply<Res>) => void,
+  ) {}
+
+  /** The deadline is kept here, and not sent: a header and a timer of the host's less, and it hears of the cancellation. */
+  endAfter(call: CancellableCall, milliseconds: number): void {
+    this.deadline = setTimeout(
+      () => call.cancelWithStatus(status.DEADLINE_EXCEEDED, `no answer within ${milliseconds} ms`),
+      milliseconds,
+    );
+  }
+
+  endOn(call: CancellableCall, signal: AbortSignal): void {
+    this.stopListening = cancelOn(signal, () => call.cancelWithStatus(status.CANCELLED, 'aborted'));
+  }
+
+  onReceiveMetadata(): void {}
+
+  onReceiveMessage(message: Buffer): void {
+    this.message = message;
+  }
+
+  onReceiveStatus(end: StatusObject): void {
+    clearTimeout(this.deadline);
+    this.stopListening?.();
+    this.resolve(this.replyOf(end));
+  }
+
+  private replyOf(end: StatusObject): Reply<Res> {
+    if (end.code !== status.OK) return statusReply(end, this.method);
+    try {
+      if (this.message !== null) return { error: null, response: this.method.responseDeserialize(this.message) };
+    } catch (error) {
+      return failedReply(error, this.method);
+    }
+    const { path } = this.method;
+    return { error: transportError(status.INTERNAL, path, `${path}: the host has answered without a message`), response: null };
+  }
+}
 
 /** Whether the channel leaves `state` before `deadline`. */
 const stateChanges = (channel: ChannelInterface, state: connectivityState, deadline: number): Promise<boolean> =>
@@ -49,7 +105,11 @@ const stateChanges = (channel: ChannelInterface, state: connectivityState, deadl
 
 /** A gRPC call for each call, as every other gRPC client makes them. */
 export class UnaryTransport implements Transport {
-  private constructor(private readonly client: Client) {}
+  private readonly channel: ChannelInterface;
+
+  private constructor(private readonly client: Client) {
+    this.channel = client.getChannel();
+  }
 
   /**
    * @param target `host:port`
@@ -73,23 +133,26 @@ export class UnaryTransport implements Transport {
     method: ClientMethod<ReqInit, Res>,
     request: ReqInit,
     headers: CallHeaders,
-    limits: CallLimits,
+    { timeoutMs, signal }: CallLimits,
   ): Promise<Reply<Res>> {
     return new Promise((resolve) => {
-      const call = this.client.makeUnaryRequest(
-        method.path,
-        method.requestSerialize,
-        method.responseDeserialize,
-        request,
-        metadataOf(headers),
-        optionsOf(limits),
-        (error, response) => {
-          settled();
-          if (error === null && response !== undefined) resolve({ error: null, response });
-          else resolve(failedReply(error, method));
-        },
-      );
-      const settled = cancelOn(limits.signal, call);
+      let message: Buffer;
+      try {
+        message = method.requestSerialize(request);
+      } catch (error) {
+        // A field that cannot be encoded, for example a number that is no safe integer.
+        return resolve(failedReply(error, method));
+      }
+      // `client.makeUnaryRequest` makes an Error in case one is needed, an emitter and two interceptors for each call: more
+      // than all that the SDK does itself. This is what it does beneath them.
+      const call = this.channel.createCall(method.path, Number.POSITIVE_INFINITY, null, null, null);
+      const listener = new UnaryListener(method, resolve);
+      if (timeoutMs !== null) listener.endAfter(call, timeoutMs);
+      if (signal !== null) listener.endOn(call, signal);
+      call.start(metadataOf(headers), listener);
+      call.sendMessageWithContext({}, message);
+      call.halfClose();
+      call.startRead();
     });
   }
 
@@ -109,13 +172,14 @@ export class UnaryTransport implements Transport {
     );
     // A stream that is left early is cancelled, and says so when nobody listens any more.
     stream.on('error', () => {});
-    const settled = cancelOn(limits.signal, stream);
+    const { signal } = limits;
+    const settled = signal === null ? null : cancelOn(signal, () => stream.cancel());
     try {
       yield* stream;
     } catch (error) {
       throw failedReply(error, method).error;
     } finally {
-      settled();
+      settled?.();
       stream.cancel();
     }
   }
@@ -141,11 +205,12 @@ export class UnaryTransport implements Transport {
         metadataOf(headers),
         optionsOf(limits),
         (error, response) => {
-          settled();
+          settled?.();
           end(error === null && response !== undefined ? { error: null, response } : failedReply(error, method));
         },
       );
-      const settled = cancelOn(limits.signal, stream);
+      const { signal } = limits;
+      const settled = signal === null ? null : cancelOn(signal, () => stream.cancel());
       const send = async (): Promise<void> => {
         for await (const request of requests) {
           if (over) return;

@@ -14,7 +14,7 @@ describe('a call', () => {
     await createIrqchip(caller);
     expect(transport.sent.map(({ headers }) => headers)).toEqual([
       { process: 'token', thread: 9, requestId: 1, acknowledge: null },
-      { process: 'token', thread: 9, requestId: 2, acknowledge: '1' },
+      { process: 'token', thread: 9, requestId: 2, acknowledge: null },
     ]);
   });
 
@@ -111,7 +111,7 @@ describe('an AbortSignal', () => {
     const reply = caller.with({ signal: abort.signal }).call(KvmVcpu.run, { fd: 5 }, ENDLESS);
     abort.abort();
     await reply;
-    await createIrqchip(caller);
-    expect(transport.sent.at(-1)?.headers).toMatchObject({ requestId: 2, acknowledge: '1' });
+    for (let call = 2; call <= 100; call++) await createIrqchip(caller);
+    expect(transport.sent.flatMap(({ headers }) => headers.acknowledge ?? [])).toEqual(['64']);
   });
 });
