@@ -9,6 +9,7 @@ import {
   type SimKvm,
   type Vcpu,
   Vm,
+  type VmInfo,
   validateMove,
 } from '../index.js';
 import { Assembler } from './guest/assembler.js';
@@ -135,6 +136,8 @@ const useAsSource = async ({ scenario, destination, note }: Zombie): Promise<voi
   await zombie.close();
 };
 
+const reachableBytes = ({ kmem }: VmInfo): string => String(kmem.reduce((sum, { reachable_bytes }) => sum + reachable_bytes, 0n));
+
 const PROBES: readonly Probe[] = [
   {
     name: 'run an old vCPU',
@@ -175,6 +178,14 @@ const PROBES: readonly Probe[] = [
     run: async ({ source, note }) => {
       const where = { guest_phys_addr: 0x1_0000_0000n, memory_size: 0x10_0000n, userspace_addr: source.memory.address };
       await note('KVM_SET_USER_MEMORY_REGION', source.vm.try.setUserMemoryRegion({ slot: NEW_SLOT, ...where }));
+    },
+  },
+  {
+    name: 'dismantle the zombie',
+    run: async ({ source, note }) => {
+      await note('bytes held', source.vm.try.inspect(), reachableBytes);
+      await note('KVM_DISMANTLE_VM', source.vm.try.dismantleVm());
+      await note('bytes held', source.vm.try.inspect(), reachableBytes);
     },
   },
   { name: 'move the context back', run: moveBack },
