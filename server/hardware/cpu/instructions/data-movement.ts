@@ -268,6 +268,7 @@ export const dataMovement: InstructionGroup = {
   Cld: setDirection(0),
   Std: setDirection(Rflags.DF),
   Nop: nothing,
+  Reservednop: nothing,
   Fnop: nothing,
   Endbr64: nothing,
   Endbr32: nothing,

@@ -99,8 +99,12 @@ function popAll(core: Core, instruction: Instruction): Compiled {
     values.forEach((value, slot) => {
       const index = 7 - slot;
       if (index === Gpr.RSP) return;
-      if (size === 2) gpr16[4 * index] = value;
-      else gpr[2 * index] = value;
+      if (size === 2) {
+        gpr16[4 * index] = value;
+      } else {
+        gpr[2 * index] = value;
+        gpr[2 * index + 1] = 0;
+      }
     });
     core.addToStackPointer(8 * size);
   });
