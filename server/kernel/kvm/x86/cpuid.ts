@@ -24,6 +24,7 @@ const FEATURES = {
   PCID: [1, 0, 'ecx', 17],
   MCE: [1, 0, 'edx', 7],
   FSGSBASE: [7, 0, 'ebx', 0],
+  TSC_ADJUST: [7, 0, 'ebx', 1],
   SMEP: [7, 0, 'ebx', 7],
   SMAP: [7, 0, 'ebx', 20],
   UMIP: [7, 0, 'ecx', 2],
@@ -46,6 +47,8 @@ const MAXPHYADDR_DEFAULT = 36;
 export const HOST_MAXPHYADDR = 48;
 
 const AUTH: CpuidRegisters = { eax: 0, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 };
+
+const HYGON: CpuidRegisters = { eax: 0, ebx: 0x6f67_7948, ecx: 0x656e_6975, edx: 0x6e65_4772 };
 
 /** Bits of CR4 that no CPUID is needed for (VME to PCE, OSFXSR, OSXMMEXCPT). */
 const CR4_ALWAYS = 0x7ff;
@@ -99,6 +102,15 @@ export class Cpuid {
   has(feature: CpuidFeature): boolean {
     const [leaf, index, register, bit] = FEATURES[feature];
     return (((this.find(leaf, index)?.[register] ?? 0) >>> bit) & 1) === 1;
+  }
+
+  /** `guest_cpuid_is_amd_compatible`: the vendor is AMD or Hygon. */
+  get amdCompatible(): boolean {
+    const vendor = this.find(0, 0);
+    return (
+      vendor !== undefined &&
+      [AUTH, HYGON].some(({ ebx, ecx, edx }) => vendor.ebx === ebx && vendor.ecx === ecx && vendor.edx === edx)
+    );
   }
 
   /** `kvm_cpuid`: what the instruction gives. Out of range: zero on AMD, the highest basic leaf on Intel. */

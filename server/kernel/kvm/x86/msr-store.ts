@@ -18,6 +18,11 @@ const validPat = (value: bigint): boolean => {
   return true;
 };
 
+const readsZero = (index: number): [number, bigint] => [index, 0n];
+
+/** KVM_MAX_MCE_BANKS, four MSRs each. */
+export const MCE_BANKS_MAX = 32;
+
 /** `valid_mtrr_type`: 0, 1, 4, 5, 6. */
 const validMtrrType = (type: bigint): boolean => type < 8n && ((0x73n >> type) & 1n) === 1n;
 
@@ -26,6 +31,7 @@ const validFixedMtrr = (value: bigint): boolean => {
   return true;
 };
 
+const onlyZero = (value: bigint): boolean => value === 0n;
 const hostOnly = (_value: bigint, hostInitiated: boolean): boolean => hostInitiated;
 
 /** MSRs that are kept as they are, with their value at RESET. */
@@ -35,9 +41,10 @@ const STORED: ReadonlyMap<number, StoredMsr> = new Map<number, StoredMsr>([
   [MSR.UCODE_REV, { reset: 0x0100_0065n, valid: hostOnly }],
   // Bit 31: the guest can have CPUID faulting.
   [MSR.PLATFORM_INFO, { reset: 1n << 31n, valid: hostOnly }],
-  [MSR.ARCH_CAPABILITIES, { reset: 0n, valid: hostOnly }],
+  // No CPUID offers it, so a host can only write what it would have read.
+  [MSR.ARCH_CAPABILITIES, { reset: 0n, valid: (value, hostInitiated) => hostInitiated && value === 0n }],
   [MSR.MISC_FEATURES_ENABLES, { reset: 0n, valid: (value) => (value & ~1n) === 0n }],
-  [MSR.MCG_CAP, { reset: 0n, valid: () => false }],
+  [MSR.MCG_CAP, { reset: BigInt(MCE_BANKS_MAX), valid: () => false }],
   [MSR.MCG_STATUS, { reset: 0n }],
   [MSR.MCG_CTL, { reset: 0n, valid: (value) => value === 0n || value === (1n << 64n) - 1n }],
   // Fast strings, and branch trace and PEBS unavailable.
@@ -57,7 +64,6 @@ const STORED: ReadonlyMap<number, StoredMsr> = new Map<number, StoredMsr>([
   [MSR.AMD64_TSC_RATIO, { reset: 1n << 32n, valid: (value) => value >> 40n === 0n }],
   // Mostly bits that a guest may set without effect: FFDIS, MCI_STATUS_WREN, TSC_FREQ_SEL and the like.
   [MSR.K7_HWCR, { reset: 0n, valid: (value) => (value & ~(0x148n | (1n << 18n) | (1n << 24n))) === 0n }],
-  [MSR.AMD64_PATCH_LOADER, { reset: 0n }],
   [MSR.VM_CR, { reset: 1n << 4n, valid: (value) => (value & ~0x1fn) === 0n }],
   [MSR.VM_HSAVE_PA, { reset: 0n, valid: (value) => (value & 0xfffn) === 0n }],
   [MSR.VIRT_SPEC_CTRL, { reset: 0n, valid: (value) => (value & ~4n) === 0n }],
@@ -66,11 +72,35 @@ const STORED: ReadonlyMap<number, StoredMsr> = new Map<number, StoredMsr>([
   [MSR.TSC_ADJUST, { reset: 0n }],
 ]);
 
-/** MSRs that a guest may write and that then keep their old value all the same. */
-const WRITES_IGNORED: ReadonlySet<number> = new Set([MSR.UCODE_REV, MSR.AMD64_PATCH_LOADER]);
+/** MSRs that real processors have and guests try: they read as what makes a guest leave them alone (`kvm_get_msr_common`). */
+const CONSTANT: ReadonlyMap<number, bigint> = new Map<number, bigint>([
+  ...[MSR.P5_MC_ADDR, MSR.P5_MC_TYPE, MSR.PLATFORM_ID, MSR.EBL_CR_POWERON, MSR.PERF_CTL].map(readsZero),
+  ...[MSR.RAPL_POWER_UNIT, MSR.PKG_ENERGY_STATUS, MSR.DRAM_ENERGY_STATUS, MSR.PP0_ENERGY_STATUS, MSR.PP1_ENERGY_STATUS].map(
+    readsZero,
+  ),
+  ...[
+    MSR.AMD64_SYSCFG,
+    MSR.AMD64_NB_CFG,
+    MSR.K8_INT_PENDING_MSG,
+    MSR.FAM10H_MMIO_CONF_BASE,
+    MSR.K8_TSEG_ADDR,
+    MSR.K8_TSEG_MASK,
+  ].map(readsZero),
+  ...[MSR.AMD64_DC_CFG, MSR.AMD64_TW_CFG, MSR.AMD64_BU_CFG2, MSR.F15H_EX_CFG].map(readsZero),
+  // Core clock ratio 1.
+  [MSR.EBC_FREQUENCY_ID, 1n << 24n],
+  // 100 MHz.
+  [MSR.FSB_FREQ, 3n],
+  // TSC increments by tick, and a current multiplier of 4.
+  [MSR.PERF_STATUS, 1000n | (4n << 40n)],
+  [MSR.K7_CLK_CTL, 0x2000_0000n],
+]);
 
-/** KVM_MAX_MCE_BANKS, four MSRs each. */
-export const MCE_BANKS_MAX = 32;
+/** Writes that are taken and forgotten (`kvm_set_msr_common`). */
+const WRITES_IGNORED: ReadonlySet<number> = new Set([
+  ...[MSR.UCODE_WRITE, MSR.AMD64_PATCH_LOADER, MSR.AMD64_NB_CFG, MSR.AMD64_BU_CFG2, MSR.AMD64_DC_CFG, MSR.AMD64_TW_CFG],
+  ...[MSR.F15H_EX_CFG, MSR.K7_CLK_CTL],
+]);
 
 /** Values of the MSRs that a vCPU has beside those of the CPU. */
 export class MsrStore {
@@ -82,15 +112,16 @@ export class MsrStore {
   get(index: number): bigint | null {
     const known = STORED.get(index);
     if (known !== undefined) return this.values.get(index) ?? known.reset;
-    return this.isMceBank(index) ? (this.values.get(index) ?? 0n) : null;
+    return this.isMceBank(index) ? (this.values.get(index) ?? 0n) : (CONSTANT.get(index) ?? null);
   }
 
   /** @returns false for an unknown MSR or a value that it does not take */
   set(index: number, value: bigint, hostInitiated: boolean): boolean {
     if (this.isMceBank(index)) return this.setMceBank(index, value, hostInitiated);
+    if (WRITES_IGNORED.has(index) || (!hostInitiated && index === MSR.UCODE_REV)) return true;
+    if (index === MSR.FAM10H_MMIO_CONF_BASE) return onlyZero(value);
     const known = STORED.get(index);
     if (known === undefined) return false;
-    if (!hostInitiated && WRITES_IGNORED.has(index)) return true;
     if (known.valid?.(value, hostInitiated) === false) return false;
     this.values.set(index, value);
     return true;

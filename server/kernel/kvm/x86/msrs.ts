@@ -7,7 +7,7 @@ import { copyStruct } from '../copy-struct.js';
 import type { Vcpu } from '../vcpu.js';
 import { apicBase, setApicBase } from './apic-base-msr.js';
 import { setTscDeadlineMsr, tscDeadlineMsr, x2apicMsrRead, x2apicMsrWrite } from './irq/lapic-access.js';
-import { MSR } from './msr-index.js';
+import { MSR, MTRR_VARIABLE } from './msr-index.js';
 import { FEATURE_MSRS, featureMsr, SAVED_MSRS } from './msr-store.js';
 import { guestTsc, setGuestTsc } from './tsc.js';
 
@@ -28,6 +28,8 @@ const EFER_HOST = BigInt(Efer.SCE) | EFER_LME | EFER_LMA | EFER_NX | EFER_LMSLE 
 const CANONICAL: ReadonlySet<number> = new Set([MSR.FS_BASE, MSR.GS_BASE, MSR.KERNEL_GS_BASE, MSR.LSTAR, MSR.CSTAR]);
 /** Those that are made canonical instead. */
 const CANONICALISED: ReadonlySet<number> = new Set([MSR.SYSENTER_EIP, MSR.SYSENTER_ESP]);
+
+const U32 = 0xffff_ffffn;
 
 const canonical = (address: bigint): bigint => BigInt.asUintN(64, BigInt.asIntN(48, address));
 
@@ -58,6 +60,7 @@ const setEfer = (vcpu: Vcpu, efer: bigint, hostInitiated: boolean): boolean => {
 export const setMsr = (vcpu: Vcpu, index: number, data: bigint, hostInitiated: boolean): boolean => {
   const { arch } = vcpu;
   if (CANONICAL.has(index) && canonical(data) !== data) return false;
+  if (MTRR_VARIABLE.includes(index) && (data & arch.cpuid.reservedGpaBits) !== 0n) return false;
   const value = CANONICALISED.has(index) ? canonical(data) : data;
   if (index >= MSR.X2APIC_FIRST && index <= MSR.X2APIC_LAST)
     return arch.lapic !== null && x2apicMsrWrite(arch.lapic, index, value);
@@ -70,9 +73,14 @@ export const setMsr = (vcpu: Vcpu, index: number, data: bigint, hostInitiated: b
       setGuestTsc(vcpu, value);
       return true;
     case MSR.TSC_ADJUST:
+      if (!arch.cpuid.has('TSC_ADJUST')) return true;
       // A guest moves its TSC by what it adds here.
       if (!hostInitiated) setGuestTsc(vcpu, guestTsc(vcpu) + value - (arch.msrs.get(index) ?? 0n));
       return arch.msrs.set(index, value, hostInitiated);
+    case MSR.TSC_AUX:
+      // Processors of AMD ignore the upper half, those of Intel refuse it; so does one that CPUID says nothing about.
+      if (value >> 32n !== 0n && !arch.cpuid.amdCompatible) return false;
+      return arch.state.writeMsr(index, value & U32);
     case MSR.TSC_DEADLINE:
       if (arch.lapic !== null) setTscDeadlineMsr(arch.lapic, value);
       return arch.lapic !== null || hostInitiated;

@@ -47,7 +47,9 @@ export const exitPio = (
   arch.stat.io_exits++;
   const data_offset = BigInt(KVM_PAGE_OFFSET.PIO * PAGE_SIZE);
   arch.run.exit(KVM_EXIT.IO, kvm_run__io, { direction, size, port, count, data_offset });
-  if (bytes !== null) arch.run.pio.set(bytes);
+  // `emulator_pio_in_out` clears what a device has to fill in: an IN that nobody answers reads zeros.
+  if (bytes === null) arch.run.pio.fill(0, 0, size * count);
+  else arch.run.pio.set(bytes);
   const isIn = direction === KVM_EXIT_IO.IN;
   if (then !== null) arch.completion = completion(isIn ? 'pio-in' : 'pio-out', isIn, then);
   return 'to-user';

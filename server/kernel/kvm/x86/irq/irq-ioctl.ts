@@ -16,6 +16,7 @@ import {
 } from '../../../uapi/irq-structs.js';
 import { copyStruct, copyStructOut } from '../../copy-struct.js';
 import type { Vm } from '../../vm.js';
+import { KVM_MAX_VCPU_IDS } from '../vm-arch.js';
 import { registerDevices, unregisterDevices } from './irq-bus.js';
 import { KVM_USERSPACE_IRQ_SOURCE_ID, kvmSetIrq, kvmSetMsi } from './irq-comm.js';
 import { ioapicDevice, picDevices } from './irq-devices.js';
@@ -177,13 +178,20 @@ const signalMsi = (vm: Vm, arg: IoctlArg): Result<number> => {
   return accepted < 0 ? refuse('EPERM', 'MSI_NO_VCPU', vm) : accepted;
 };
 
-/** KVM_SET_BOOT_CPU_ID: any number, as long as there is no vCPU (EBUSY). */
+const checkBootCpuId = (vm: Vm, id: bigint): Failure | null => {
+  if (vm.createdVcpus > 0) return refuse('EBUSY', 'VCPUS_CREATED', vm, { created_vcpus: String(vm.createdVcpus) });
+  const highest = vm.arch.maxVcpuIds === 0 ? KVM_MAX_VCPU_IDS : vm.arch.maxVcpuIds;
+  if (id <= BigInt(highest)) return null;
+  return refuse('EINVAL', 'VCPU_ID_RANGE', vm, { field: 'id', given: String(id), allowed: `0 to ${highest}` });
+};
+
+/** KVM_SET_BOOT_CPU_ID: EBUSY once there is a vCPU; EINVAL beyond the highest id, which itself is taken though no vCPU can have it. */
 function* setBootCpuId(current: Task, vm: Vm, arg: IoctlArg): MightSleep<Result<number>> {
   yield* vm.lock.lock(current);
-  const busy = vm.createdVcpus > 0;
-  if (!busy) vm.arch.bspVcpuId = Number(BigInt.asUintN(32, arg.value));
+  const refused = checkBootCpuId(vm, arg.value);
+  if (refused === null) vm.arch.bspVcpuId = Number(arg.value);
   vm.lock.unlock(current);
-  return busy ? refuse('EBUSY', 'VCPUS_CREATED', vm, { created_vcpus: String(vm.createdVcpus) }) : 0;
+  return refused ?? 0;
 }
 
 /** The VM ioctls of interrupt controllers and timers; null if the request is not one of them. */
