@@ -12,8 +12,8 @@ const pagesOf = (vm: VmModel, slot: number): number =>
 
 const get: Move = (world, vm) => {
   const slot = loggedSlot(world, vm);
-  const elsewhere = world.random.chance(0.04) ? { addr: 0 } : {};
-  world.add('get_dirty_log', { vm: vm.name, slot, npages: pagesOf(vm, slot), ...elsewhere });
+  const call = { vm: vm.name, slot, npages: pagesOf(vm, slot) };
+  world.add('get_dirty_log', world.random.chance(0.04) ? { ...call, addr: 0 } : call);
 };
 
 const clear: Move = (world, vm) => {

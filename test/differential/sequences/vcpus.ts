@@ -2,9 +2,7 @@ import type { Json } from '../../conformance/json.js';
 import type { Move, World } from './world.js';
 
 const REGISTERS = ['rax', 'rbx', 'rcx', 'rsi', 'r8', 'r15'] as const;
-const MSRS = [
-  0x10, 0x1b, 0x3b, 0x9e, 0x174, 0x175, 0x176, 0x1a0, 0x277, 0x2ff, 0x6e0, 0x4b564d00, 0x4b564d01, 0xc0000080, 0xc0000081,
-] as const;
+const MSRS = [0x10, 0x1b, 0x3b, 0x9e, 0x174, 0x175, 0x176, 0x1a0, 0x277, 0x2ff, 0x6e0, 0xc0000080, 0xc0000081] as const;
 const MORE_MSRS = [
   0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0xc0000103, 0x79, 0x8b, 0xc0010015, 0x12345,
 ] as const;
@@ -62,7 +60,7 @@ const specialRegisters = onVcpu((world, vcpu) => {
 const modelSpecific = onVcpu((world, vcpu) => {
   const { random } = world;
   const index = random.pick(random.chance(0.5) ? MSRS : MORE_MSRS);
-  const data = random.pick([0, 1, 0x1000, wide(random.u64()), '0x800000000000', 0xfee00900]);
+  const data = random.pick([0, 1, 0x1000, wide(random.u64()), '0x100000000000000', 0xfee00900]);
   world.add('set_msrs', { vcpu, msrs: [{ index, data }, ...(world.mistaken ? [{ index: 0x12345, data: 0 }] : [])] });
   world.add('get_msrs', { vcpu, indices: [index === 0x10 ? 0x277 : index] });
 });
