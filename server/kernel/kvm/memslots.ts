@@ -166,6 +166,13 @@ export class Memslots {
     return false;
   }
 
+  /** The guest physical address that a user address is mapped at, in the first slot that has it. */
+  gpaOf(address: Uva): number | null {
+    for (const { userspaceAddr, baseGfn } of this.inHvaRange(address, uva(address + 1)))
+      return baseGfn * PAGE_SIZE + address - userspaceAddr;
+    return null;
+  }
+
   /** Slots whose user addresses meet [start, end) (`kvm_for_each_memslot_in_hva_range`). */
   *inHvaRange(start: Uva, end: Uva): Generator<Memslot> {
     for (const slot of this.byGfn)

@@ -1,4 +1,5 @@
 import type { SecureProcessor } from '../../hardware/amd/secure-processor.js';
+import type { Asid } from '../../hardware/units.js';
 import type { KmemOwner } from '../kmem.js';
 import type { Vm } from '../kvm/vm.js';
 import type { Findings } from './findings.js';
@@ -34,11 +35,16 @@ export class Leaks {
       if (kmem.chargedBytes > 0)
         this.findings.report('kernel', 'KMEM_LEAKED', `${describe(kmem.chargedByType)} bytes stay charged to ${kmem.name}`);
     this.owing = [];
-    for (const { handle, state, asid } of this.processor?.guests() ?? [])
-      this.findings.report(
-        'kernel',
-        'FIRMWARE_CONTEXT_LEAKED',
-        `no VM is left, but the secure processor has guest ${handle} (${state}, ASID ${asid ?? 'none'})`,
-      );
+    for (const { handle, state, asid } of this.processor?.guests() ?? []) this.contextLeaked(`guest ${handle}`, state, asid);
+    for (const { page, state, asid } of this.processor?.snpGuests() ?? [])
+      this.contextLeaked(`a SEV-SNP guest with its context in frame ${page}`, state, asid);
+  }
+
+  private contextLeaked(guest: string, state: string, asid: Asid | null): void {
+    this.findings.report(
+      'kernel',
+      'FIRMWARE_CONTEXT_LEAKED',
+      `no VM is left, but the secure processor has ${guest} (${state}, ASID ${asid ?? 'none'})`,
+    );
   }
 }

@@ -9,6 +9,7 @@ import type { Findings, JournalEntry } from './findings.js';
 import { GuestFrames } from './guest-frames.js';
 import { InterruptLedger } from './interrupt-ledger.js';
 import { Leaks } from './leaks.js';
+import { TransportPackets } from './transport-packets.js';
 
 /** A kernel worker is no call; what it does is put down to it all the same. */
 const worker = ({ label }: Task): JournalEntry => ({ vm: null, describe: () => label });
@@ -23,6 +24,7 @@ export class Sanitizer {
   readonly carried: CarriedState;
   readonly interrupts: InterruptLedger;
   readonly leaks: Leaks;
+  readonly packets: TransportPackets;
 
   constructor(
     readonly findings: Findings,
@@ -36,6 +38,7 @@ export class Sanitizer {
     this.carried = new CarriedState(findings);
     this.interrupts = new InterruptLedger(findings);
     this.leaks = new Leaks(findings, amd?.processor ?? null);
+    this.packets = new TransportPackets(findings);
     findings.currentCall = () => scheduler.current && (scheduler.current.call ?? worker(scheduler.current));
     pages.onFree = (frame) => this.frames.freed(frame);
     pages.onCopy = (from, mm) => this.frames.copied(from, mm);

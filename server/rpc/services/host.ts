@@ -66,7 +66,7 @@ const sevView = (host: Host): HostInit['sev'] => {
     api_minor: minor,
     build,
     platform_state: amd.processor.state.toUpperCase(),
-    guest_count: amd.processor.guests().length,
+    guest_count: amd.processor.guests().length + amd.processor.snpGuests().length,
     c_bit: 51,
   };
 };

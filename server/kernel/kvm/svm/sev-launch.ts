@@ -217,8 +217,8 @@ export const launchSecret: SevHandler = (call) => {
 
 /** A command whose buffer is the guest's handle alone: LAUNCH_FINISH and its like. */
 export const handleCommand =
-  (name: 'LAUNCH_FINISH' | 'SEND_FINISH' | 'SEND_CANCEL' | 'RECEIVE_FINISH', kernelRef: string): SevHandler =>
-  (call) => {
+  (name: 'LAUNCH_FINISH' | 'SEND_FINISH' | 'SEND_CANCEL' | 'RECEIVE_FINISH', kernelRef: string) =>
+  (call: SevCall): Failure | null => {
     const buffer = new Uint8Array(GUEST_HANDLE.size);
     GUEST_HANDLE.handle.set(buffer, call.sev.handle);
     return requireSevGuest(call, kernelRef) ?? issue(call, name, buffer, kernelRef);

@@ -1,4 +1,5 @@
 import { PACKET, RECEIVE_START } from '../../../hardware/amd/command-buffers.js';
+import { uva } from '../../../hardware/units.js';
 import { Failure, failed } from '../../failure.js';
 import { kvm_sev_receive_start, kvm_sev_receive_update_data } from '../../uapi/sev-structs.js';
 import {
@@ -76,6 +77,7 @@ export const receiveUpdateData: SevHandler = (call) => {
     address: (memory.pages[0]?.frame.hpa ?? 0) + memory.offset,
     length: params.guest_len,
   });
+  if (failure === null) module.kernel.sanitizer.packets.received(vm, header, vm.memslots.gpaOf(uva(Number(params.guest_uaddr))));
   const token = module.kernel.sanitizer.contexts.tokenOf(vm);
   if (failure === null && token !== null)
     for (const { frame } of memory.pages) module.kernel.sanitizer.frames.encrypted(frame, token);
@@ -100,5 +102,11 @@ const receivePacket = (
   return issue(call, 'RECEIVE_UPDATE_DATA', buffer, 'sev_receive_update_data');
 };
 
+const finishReceiving = handleCommand('RECEIVE_FINISH', 'sev_receive_finish');
+
 /** KVM_SEV_RECEIVE_FINISH: this alone makes the guest runnable here. */
-export const receiveFinish: SevHandler = handleCommand('RECEIVE_FINISH', 'sev_receive_finish');
+export const receiveFinish: SevHandler = (call) => {
+  const failure = finishReceiving(call);
+  if (failure === null) call.module.kernel.sanitizer.packets.finished(call.vm);
+  return failure;
+};

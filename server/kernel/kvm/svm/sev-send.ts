@@ -1,5 +1,6 @@
 import { PACKET, SEND_START } from '../../../hardware/amd/command-buffers.js';
-import { PAGE_SIZE } from '../../../hardware/units.js';
+import { PACKET_HEADER } from '../../../hardware/amd/packet.js';
+import { PAGE_SIZE, uva } from '../../../hardware/units.js';
 import { SEV_FW_BLOB_MAX_SIZE } from '../../drivers/ccp/firmware-buffers.js';
 import { Failure, failed } from '../../failure.js';
 import { kvm_sev_send_start, kvm_sev_send_update_data } from '../../uapi/sev-structs.js';
@@ -97,6 +98,8 @@ export const sendUpdateData: SevHandler = (call) => {
   if (failed(memory)) return memory;
   clflushPages(module, memory.pages);
   const failure = sendPacket(call, buffer, params, (memory.pages[0]?.frame.hpa ?? 0) + memory.offset);
+  const header = module.psp.buffers.read(module.psp.buffers.blob(0), PACKET_HEADER.size);
+  if (failure === null) module.kernel.sanitizer.packets.sent(header, vm.memslots.gpaOf(uva(Number(params.guest_uaddr))));
   unpinMemory(module, vm, memory.pages);
   return failure;
 };

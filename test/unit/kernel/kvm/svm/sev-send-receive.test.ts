@@ -97,6 +97,12 @@ describe('a SEV guest that is sent to another host', () => {
     there.vmm.must(
       there.vmm.command(target.fd, 'RECEIVE_UPDATE_DATA', kvm_sev_receive_update_data.encode({ ...packet, ...guest })),
     );
+    expect(there.host.kernel.findings.all).toEqual([]);
+    // The firmware takes the same packet again, as on real parts; that somebody used this is a finding.
+    there.vmm.must(
+      there.vmm.command(target.fd, 'RECEIVE_UPDATE_DATA', kvm_sev_receive_update_data.encode({ ...packet, ...guest })),
+    );
+    expect(there.host.kernel.findings.all.map(({ domain, kind }) => [domain, kind])).toEqual([['guest', 'PACKET_REPEATED']]);
     here.vmm.must(here.vmm.command(source.fd, 'SEND_FINISH'));
     there.vmm.must(there.vmm.command(target.fd, 'RECEIVE_FINISH'));
     expect(here.vmm.status(source).state).toBe(SENT);
