@@ -25,9 +25,10 @@ const VMPL_COUNT = 4;
 
 /** What the CPU says about memory encryption. The caches of this model are not coherent across the C-bit. */
 export function cpuid8000001f({ count, minSev }: AsidRange): CpuidResult {
-  const es = minSev > 1 ? CPUID_8000001F_EAX.SEV_ES : 0;
+  const { SME, SEV, PAGE_FLUSH_MSR, SEV_ES, SEV_SNP, VMPL } = CPUID_8000001F_EAX;
+  const es = minSev > 1 ? SEV_ES | SEV_SNP | VMPL : 0;
   return {
-    eax: CPUID_8000001F_EAX.SME | CPUID_8000001F_EAX.SEV | CPUID_8000001F_EAX.PAGE_FLUSH_MSR | es,
+    eax: SME | SEV | PAGE_FLUSH_MSR | es,
     ebx: C_BIT_POSITION | (PHYSICAL_ADDRESS_REDUCTION << 6) | (VMPL_COUNT << 12),
     ecx: count,
     edx: minSev,

@@ -11,7 +11,8 @@ const C_BIT = 2 ** C_BIT_POSITION;
 /** Whether a physical address carries the C-bit. */
 export const hasCBit = (address: number): boolean => address >= C_BIT;
 
-const withoutCBit = (address: number): number => (hasCBit(address) ? address - C_BIT : address);
+/** The address itself. */
+export const withoutCBit = (address: number): number => (hasCBit(address) ? address - C_BIT : address);
 
 /** One frame's part of a range of physical memory. */
 interface Span {

@@ -1,6 +1,6 @@
 import type { AsidRange } from '../asid-keys.js';
 import { struct, u32, u64 } from '../byte-layout.js';
-import { CPUID_8000001F_EAX, cpuid8000001f } from '../cpuid-8000001f.js';
+import { cpuid8000001f } from '../cpuid-8000001f.js';
 
 /** The table of CPUID values that a guest trusts because the firmware has checked them (sev-firmware.md 3.13). */
 export const CPUID_PAGE = struct(16, { count: u32(0) });
@@ -37,8 +37,7 @@ export function checkCpuidPage(page: Uint8Array, asids: AsidRange): CpuidCheck {
     const entry = corrected.subarray(start, start + CPUID_ENTRY.size);
     if (!CPUID_ENTRY.reservedIsZero(entry)) return { kind: 'malformed' };
     if (CPUID_ENTRY.eaxIn.get(entry) !== 0x8000001f) continue;
-    const features = platform.eax | CPUID_8000001F_EAX.SEV_SNP | CPUID_8000001F_EAX.VMPL;
-    CPUID_ENTRY.eax.set(entry, (CPUID_ENTRY.eax.get(entry) & features) >>> 0);
+    CPUID_ENTRY.eax.set(entry, (CPUID_ENTRY.eax.get(entry) & platform.eax) >>> 0);
     CPUID_ENTRY.ebx.set(entry, (CPUID_ENTRY.ebx.get(entry) & ~0x3f) | (platform.ebx & 0x3f));
   }
   return Buffer.from(corrected).equals(page) ? { kind: 'accepted' } : { kind: 'corrected', page: corrected };

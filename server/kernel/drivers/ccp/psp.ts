@@ -8,6 +8,7 @@ import { hpa } from '../../../hardware/units.js';
 import { type Failure, failed, type Result } from '../../failure.js';
 import { FirmwareBuffers } from './firmware-buffers.js';
 import { firmwareFailure, notInitialised } from './firmware-failure.js';
+import { firmwareWrites } from './firmware-writes.js';
 import { SnpPlatformDriver } from './snp-platform.js';
 
 /**
@@ -52,8 +53,10 @@ export class Psp {
     if (data === null) return this.amd.processor.issue(COMMAND[name], hpa(0));
     const address = this.buffers.command;
     this.buffers.write(address, data);
+    const lent = this.snp?.initialised === true ? this.snp.lend(firmwareWrites(name, data, address)) : [];
     const status = this.amd.processor.issue(COMMAND[name], address);
     data.set(this.buffers.read(address, data.length));
+    for (const page of lent) this.snp?.reclaim(page);
     return status;
   }
 
@@ -63,20 +66,26 @@ export class Psp {
     return status === STATUS.SUCCESS ? null : firmwareFailure(name, status, kernelRef);
   }
 
-  /** `__sev_platform_init_locked`: INIT at first use, then the flush that must come before the first ACTIVATE. */
+  /**
+   * `__sev_platform_init_locked`: INIT at first use, then the flush that must come before the first ACTIVATE. SEV-SNP comes
+   * first, for it cannot be initialised while there are legacy guests; should that fail, the others do without it.
+   */
   platformInit(): Failure | null {
     if (this.platformState !== 'uninit') return null;
+    this.snp?.init();
     let status = this.init();
     // The firmware has found its persistent state damaged and reset it: the second attempt succeeds.
     if (status === STATUS.SECURE_DATA_INVALID) status = this.init();
     if (status !== STATUS.SUCCESS) return firmwareFailure('INIT', status, '__sev_platform_init_locked');
-    return this.dfFlush();
+    this.amd.wbinvdOnAllCpus();
+    return this.run('DF_FLUSH', null, 'sev_guest_df_flush');
   }
 
   /** `sev_flush_asids`' hardware part: WBINVD on all CPUs, then DF_FLUSH. All dirty ASIDs are usable afterwards. */
   dfFlush(): Failure | null {
     this.amd.wbinvdOnAllCpus();
-    return this.run('DF_FLUSH', null, 'sev_guest_df_flush');
+    const name = this.snp?.initialised === true ? 'SNP_DF_FLUSH' : 'DF_FLUSH';
+    return this.run(name, null, 'sev_flush_asids');
   }
 
   /**

@@ -1,9 +1,11 @@
+import { COMMAND } from '../../../hardware/amd/command-ids.js';
+import type { Range } from '../../../hardware/amd/firmware-memory.js';
 import type { AmdPlatform } from '../../../hardware/amd/platform.js';
 import { RMP_RESULT } from '../../../hardware/amd/rmp.js';
 import { SNP_INIT_EX, SNP_PAGE, SNP_SHUTDOWN_EX } from '../../../hardware/amd/snp/command-buffers.js';
 import { STATUS, type Status } from '../../../hardware/amd/status.js';
 import type { Dram, Frame } from '../../../hardware/dram.js';
-import { asid, gpa, PAGE_SIZE } from '../../../hardware/units.js';
+import { asid, gpa, hpa, hpaToPfn, PAGE_SIZE } from '../../../hardware/units.js';
 import { type Failure, failed, type Result } from '../../failure.js';
 import { notInitialised } from './firmware-failure.js';
 import type { Psp } from './psp.js';
@@ -22,13 +24,19 @@ const RMP_ENTRY_SIZE = 16;
  * them.
  */
 export class SnpPlatformDriver {
+  /** `cmd_buf_backup`: the command that takes pages back cannot have its buffer in one that the firmware still has. */
+  private readonly backup: Frame;
+
   constructor(
     private readonly psp: Psp,
     private readonly amd: AmdPlatform,
-    dram: Dram,
+    private readonly dram: Dram,
     private readonly cpus: number,
   ) {
-    this.enable(dram);
+    const backup = dram.allocate();
+    if (backup === null) throw new Error('no memory at boot');
+    this.backup = backup;
+    this.enable();
   }
 
   /** `sev->snp_initialized`. */
@@ -66,6 +74,19 @@ export class SnpPlatformDriver {
     return result;
   }
 
+  /** `snp_map_cmd_buf_desc_list`: the pages of some ranges of memory are the firmware's until they are reclaimed. */
+  lend(ranges: readonly Range[]): readonly Frame[] {
+    const pages = new Set<Frame>();
+    for (const [start, length] of ranges)
+      for (let at = start - (start % PAGE_SIZE); at < start + length; at += PAGE_SIZE) {
+        const page = this.dram.at(hpaToPfn(hpa(at)));
+        if (page !== undefined) pages.add(page);
+      }
+    for (const page of pages)
+      if (!this.markFirmware(page)) throw new Error(`page ${page.pfn} cannot be given to the firmware: it is not the host's`);
+    return [...pages];
+  }
+
   /** `rmp_mark_pages_firmware`: the firmware may write to a page of the host's. */
   markFirmware(page: Frame): boolean {
     return this.rmpupdate(page, true);
@@ -75,7 +96,8 @@ export class SnpPlatformDriver {
   reclaim(page: Frame): boolean {
     const buffer = new Uint8Array(SNP_PAGE.size);
     SNP_PAGE.pagePaddr.set(buffer, page.hpa);
-    this.psp.command('SNP_PAGE_RECLAIM', buffer);
+    this.backup.viewForWrite(null).set(buffer);
+    this.amd.processor.issue(COMMAND.SNP_PAGE_RECLAIM, this.backup.hpa);
     return this.rmpupdate(page, false);
   }
 
@@ -97,9 +119,10 @@ export class SnpPlatformDriver {
   }
 
   /** `snp_rmptable_init`, at boot: where the BIOS has put the table, and the bits of SYSCFG that make CPUs consult it. */
-  private enable(dram: Dram): void {
-    const rmpBase = dram.end * PAGE_SIZE;
-    const rmpEnd = rmpBase + RMPTABLE_CPU_BOOKKEEPING + dram.end * RMP_ENTRY_SIZE - 1;
+  private enable(): void {
+    const { end } = this.dram;
+    const rmpBase = end * PAGE_SIZE;
+    const rmpEnd = rmpBase + RMPTABLE_CPU_BOOKKEEPING + end * RMP_ENTRY_SIZE - 1;
     for (let cpu = 0; cpu < this.cpus; cpu++) this.amd.snpMsrs.write(cpu, { enabled: true, rmpBase, rmpEnd });
   }
 }

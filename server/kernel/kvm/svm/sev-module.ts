@@ -15,7 +15,6 @@ export interface SevModule {
   /** SEV is there and not switched off: else every memory-encryption ioctl is ENOTTY. */
   readonly enabled: boolean;
   readonly esEnabled: boolean;
-  /** SEV-SNP guests can be initialised and moved; a launch needs commands that this kernel does not have. */
   readonly snpEnabled: boolean;
   /** `sev_supported_vmsa_features`: what KVM_SEV_INIT2 may ask for on SEV-ES guests. */
   readonly vmsaFeatures: bigint;
@@ -25,6 +24,7 @@ export interface SevModule {
 export const sevVmTypes = ({ enabled, esEnabled, snpEnabled }: SevModule): number =>
   (enabled ? 1 << VM_TYPE.SEV : 0) | (esEnabled ? 1 << VM_TYPE.SEV_ES : 0) | (snpEnabled ? 1 << VM_TYPE.SNP : 0);
 
+/** `sev_hardware_setup`: SNP is initialised when the module is loaded, since it cannot be while legacy guests run. */
 export const createSevModule = (kernel: Kernel): SevModule => {
   const { amd, psp, config } = kernel;
   if (amd === null || psp === null) throw new Error('kvm_amd needs an AMD host');
@@ -42,7 +42,7 @@ export const createSevModule = (kernel: Kernel): SevModule => {
     }),
     enabled: config.sev.enabled,
     esEnabled,
-    snpEnabled: esEnabled && config.sev.snp,
+    snpEnabled: esEnabled && psp.snp !== null && psp.snp.init() === null,
     vmsaFeatures: esEnabled ? SEV_FEATURE.DEBUG_SWAP : 0n,
   };
 };
