@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 import { SummaryReporter } from './tools/summary-reporter.js';
 
 /**
- * The four rooms of `test/`, each a project of its own, so that `vitest run --project unit` runs one and a plain
+ * The five rooms of `test/`, each a project of its own, so that `vitest run --project unit` runs one and a plain
  * `vitest run` runs all. Everything below `rpc` is deterministic and single-threaded, so a worker for each of two cores
  * is the right size: more workers would only make daemons of the e2e tests wait for each other.
  */
@@ -16,6 +16,12 @@ export default defineConfig({
     pool: 'threads',
     maxWorkers: 2,
     reporters: ['default', new SummaryReporter()],
-    projects: [room('unit', 30_000), room('conformance', 120_000), room('simulation', 300_000), room('e2e', 300_000)],
+    projects: [
+      room('unit', 30_000),
+      room('conformance', 120_000),
+      room('differential', 120_000),
+      room('simulation', 300_000),
+      room('e2e', 300_000),
+    ],
   },
 });

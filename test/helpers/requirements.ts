@@ -26,6 +26,10 @@ const REQUIREMENTS = {
         closeSync(openSync('/dev/kvm', 'r+'));
       }),
   },
+  gcc: {
+    lacking: 'there is no gcc here',
+    there: () => succeeds(() => execFileSync('gcc', ['--version'], { stdio: 'ignore' })),
+  },
   netns: {
     lacking: 'network namespaces cannot be made here',
     there: () => succeeds(() => execFileSync('unshare', ['--net', 'true'], { stdio: 'ignore' })),

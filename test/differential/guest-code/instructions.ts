@@ -76,6 +76,13 @@ const ADDRESS_SIZE = 0x67;
 const SEGMENT_PREFIXES = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65] as const;
 const REPEAT_PREFIXES = [0xf2, 0xf3] as const;
 const LOCK = 0xf0;
+/** A branch that is taken ends in the HLTs behind the code. */
+const BRANCH_DISTANCE = 0x60;
+const STRINGS: ReadonlySet<number> = new Set([
+  0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf,
+]);
+/** RET and the indirect CALL and JMP. */
+const OTHER_NEAR_BRANCHES: ReadonlySet<number> = new Set([0xc2, 0xc3, 0xff]);
 
 const littleEndian = (value: number, bytes: number): number[] =>
   Array.from({ length: bytes }, (_, index) => Math.floor(value / 2 ** (8 * index)) % 256);
@@ -126,9 +133,9 @@ const operands = (form: Form, encoding: Encoding): number[] => {
     case 'imm16':
       return littleEndian(random.below(64), 2);
     case 'short':
-      return [random.below(8)];
+      return [BRANCH_DISTANCE];
     case 'near':
-      return littleEndian(random.below(8), mode === 'long' ? 4 : Math.min(4, operandBytes));
+      return littleEndian(BRANCH_DISTANCE, mode === 'long' ? 4 : Math.min(4, operandBytes));
     case 'moffs':
       return littleEndian(LAYOUT.data + random.below(LAYOUT.dataBytes - 8), addressBytes);
     case 'far':
@@ -156,20 +163,20 @@ export const generateInstruction = (random: Random, mode: Mode): Uint8Array => {
   const long = mode === 'long';
   const opcode = random.pick(random.chance(0.12) ? (long ? LONG : LEGACY) : COMMON);
   const wide = mode !== 'real';
-  const isBranch = opcode.form === 'near' || opcode.form === 'short';
+  const [first = 0] = opcode.bytes;
+  const isBranch = opcode.form === 'near' || opcode.form === 'short' || OTHER_NEAR_BRANCHES.has(first);
   // A processor of AMD cuts a near branch with this prefix to 16 bits in 64-bit mode, one of Intel and the emulator do not.
   const operandPrefix = random.chance(wide ? 0.2 : 0.4) && !(long && isBranch);
   const addressPrefix = random.chance(wide ? 0.05 : 0.2);
   const rex = long && random.chance(0.5) ? 0x40 | random.below(16) : 0;
   const operandBytes = (rex & 8) !== 0 ? 8 : operandPrefix === wide ? 2 : 4;
   const addressBytes = long ? (addressPrefix ? 4 : 8) : addressPrefix === wide ? 2 : 4;
-  const isMovImmediate = opcode.bytes.length === 1 && (opcode.bytes[0] ?? 0) >= 0xb8 && (opcode.bytes[0] ?? 0) <= 0xbf;
+  const isMovImmediate = opcode.bytes.length === 1 && first >= 0xb8 && first <= 0xbf;
   const encoding = { random, mode, operandBytes, addressBytes };
   const tail = isMovImmediate && operandBytes === 8 ? littleEndian(random.u32(), 8) : operands(opcode.form, encoding);
   return Uint8Array.from([
     ...(random.chance(0.05) ? [random.pick(SEGMENT_PREFIXES)] : []),
-    // With two bytes of opcode these make another instruction of it, or none.
-    ...(random.chance(0.12) && opcode.bytes.length === 1 ? [random.pick(REPEAT_PREFIXES)] : []),
+    ...(STRINGS.has(first) && random.chance(0.5) ? [random.pick(REPEAT_PREFIXES)] : []),
     ...(random.chance(0.03) ? [LOCK] : []),
     ...(operandPrefix ? [OPERAND_SIZE] : []),
     ...(addressPrefix ? [ADDRESS_SIZE] : []),

@@ -60,7 +60,7 @@ const specialRegisters = onVcpu((world, vcpu) => {
 const modelSpecific = onVcpu((world, vcpu) => {
   const { random } = world;
   const index = random.pick(random.chance(0.5) ? MSRS : MORE_MSRS);
-  const data = random.pick([0, 1, 0x1000, wide(random.u64()), '0x100000000000000', 0xfee00900]);
+  const data = random.pick([0, 1, 0x1000, wide(random.u64()), 0xfee00900]);
   world.add('set_msrs', { vcpu, msrs: [{ index, data }, ...(world.mistaken ? [{ index: 0x12345, data: 0 }] : [])] });
   world.add('get_msrs', { vcpu, indices: [index === 0x10 ? 0x277 : index] });
 });

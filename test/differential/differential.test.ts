@@ -1,0 +1,73 @@
+import { performance } from 'node:perf_hooks';
+import { describe, expect, it } from 'vitest';
+import { requires } from '../helpers/requirements.js';
+import { EXPLANATIONS, GUEST_EXPLANATIONS } from './explained.js';
+import { describeCase, generateCase } from './guest-code/case.js';
+import { runGuestCode } from './run-guest-code.js';
+import { runSequences } from './run-sequences.js';
+import { FOCUSES, generateSequence } from './sequences/generate.js';
+import { shrinkList } from './shrink.js';
+
+/** A look, not a search: `npm run soak -- differential` is the search. */
+const SEQUENCES = 48;
+const CASES = 3000;
+const LIMIT_MS = 20_000;
+const LANES = 3;
+
+describe('generated sequences', () => {
+  it('are the same for the same seed and focus', () => {
+    for (const focus of FOCUSES) expect(generateSequence(7, focus)).toEqual(generateSequence(7, focus));
+    expect(generateSequence(8, 'all')).not.toEqual(generateSequence(7, 'all'));
+  });
+
+  it('have at most 60 calls, of what their focus is about', () => {
+    for (const focus of FOCUSES) expect(generateSequence(3, focus).length).toBeLessThanOrEqual(60);
+    const regions = generateSequence(3, 'memslot').filter(({ op }) => op === 'set_user_memory_region');
+    expect(regions.length).toBeGreaterThan(5);
+  });
+
+  it('are shrunk to the calls that matter', async () => {
+    const ops = Array.from({ length: 50 }, (_, index) => index);
+    const small = await shrinkList(ops, async (kept) => kept.includes(13) && kept.includes(37));
+    expect(small).toEqual([13, 37]);
+  });
+});
+
+describe('generated guest code', () => {
+  it('is the same for the same seed', () => {
+    expect(describeCase(generateCase(11))).toBe(describeCase(generateCase(11)));
+  });
+});
+
+describe('explanations', () => {
+  it('have a name of their own and a reason each', () => {
+    const all = [...EXPLANATIONS, ...GUEST_EXPLANATIONS];
+    expect(new Set(all.map(({ name }) => name)).size).toBe(all.length);
+    for (const { reason } of all) expect(reason.length).toBeGreaterThan(30);
+  });
+});
+
+describe('on this machine', () => {
+  requires('kvm', 'comparing the simulated kernel and CPU with real ones');
+  requires('gcc', 'the program that makes system calls on the real kernel');
+
+  it('sequences of calls end as on the simulated kernel', async () => {
+    const deadline = performance.now() + LIMIT_MS;
+    const { sequences, differences } = await runSequences({
+      seed: 1,
+      count: SEQUENCES,
+      lanes: LANES,
+      deadline,
+      differencesMax: 1,
+    });
+    expect(differences).toEqual([]);
+    expect(sequences).toBeGreaterThan(0);
+  });
+
+  it('guest code ends as on the simulated CPU', async () => {
+    const deadline = performance.now() + LIMIT_MS;
+    const { exits, differences } = await runGuestCode({ seed: 1, count: CASES, lanes: LANES, deadline, differencesMax: 1 });
+    expect(differences).toEqual([]);
+    expect(exits.get('HLT')).toBeGreaterThan(0);
+  });
+});
