@@ -330,6 +330,23 @@ describe('an eventfd', () => {
   });
 });
 
+describe('a call', () => {
+  it('that takes too long is given up, and what it waited for is not taken', async () => {
+    await using process = await attach();
+    await using counter = await process.eventfd();
+    await expect(counter.with({ timeoutMs: 50 }).try.read()).rejects.toMatchObject({ errno: null, reason: 'DEADLINE_EXCEEDED' });
+    await counter.write(7);
+    expect(await counter.read()).toBe(7n);
+  });
+
+  it('that cannot be encoded fails before it is sent', async () => {
+    await using process = await attach();
+    await using counter = await process.eventfd();
+    await expect(counter.write(-1)).rejects.toThrow('-1 is not in 0 to 18446744073709551615');
+    await expect(counter.write(2 ** 60)).rejects.toThrow('is no safe integer');
+  });
+});
+
 describe('a reply that is lost on the way', () => {
   it('is asked for again, and its call has been executed once', async () => {
     await using proxy = await startLossyProxy(daemon.target);
