@@ -105,6 +105,13 @@ describe('a VMM', () => {
     });
   });
 
+  it('is told which of its lines made the call', async () => {
+    await using process = await attach();
+    await using kvm = await process.openKvm();
+    const theLineThatCalls = async (): Promise<unknown> => await kvm.createVm(99);
+    await expect(theLineThatCalls()).rejects.toSatisfy((error: Error) => error.stack?.includes('theLineThatCalls') === true);
+  });
+
   it('gets the room that a list needs with E2BIG', async () => {
     await using process = await attach();
     await using kvm = await process.openKvm();
