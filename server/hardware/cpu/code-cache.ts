@@ -194,17 +194,18 @@ export class CodeCache {
   /** Fills the block; false when not even one instruction is whole. */
   private decode(block: Block, bytes: Uint8Array): boolean {
     this.decoder ??= new InstructionDecoder();
-    this.decoder.decode(bytes, this.core.codeSize, block.ripLo, block.ripHi, (result) => this.append(block, result));
+    this.decoder.decode(bytes, this.core.codeSize, block.ripLo, block.ripHi, (result) => this.append(block, result, bytes));
     return block.operations.length > 0;
   }
 
   /** Adds an instruction; false when the block ends with it. */
-  private append(block: Block, result: DecodeResult): boolean {
+  private append(block: Block, result: DecodeResult, bytes: Uint8Array): boolean {
     if (result.kind === 'truncated') return false;
     if (result.kind === 'invalid') {
       if (block.operations.length === 0) {
+        // Any of the bytes that an instruction may have can be what makes it invalid, so all of them are compared later.
         block.operations.push(raiseUndefined);
-        block.offsets.push(1);
+        block.offsets.push(Math.min(bytes.length, MAX_INSTRUCTION_LENGTH));
       }
       return false;
     }

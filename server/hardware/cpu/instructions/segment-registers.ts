@@ -43,9 +43,9 @@ const loadFarPointer =
     const readSelector = reader(core, { ...instruction, operands: [after] }, 0, 2);
     const write = gprWriter(core, target);
     return end(() => {
-      const selector = readSelector();
       const lo = readOffset();
       const { hi } = core;
+      const selector = readSelector();
       loadSegment(core, segment, selector);
       write(lo, hi);
       if (segment === Seg.SS) shadowAfterStackSegment(core);

@@ -62,6 +62,12 @@ class Pointers {
 const step = (core: Core, size: number): number => ((core.flags.control & (1 << 10)) !== 0 ? -size : size);
 
 /**
+ * Whether a repeated instruction that has come to RCX = 0 is over. Under emulation it is not: as in kvm's
+ * `x86_emulate_insn`, RIP stays on it, and only the next look at it finds nothing left to do.
+ */
+const isOver = (core: Core, pointers: Pointers): boolean => core.memory.bus === null && pointers.countIsZero();
+
+/**
  * Runs `once` for each element. RIP stays on the instruction until all is done, so that a fault or an interrupt
  * between elements resumes there.
  *
@@ -78,7 +84,11 @@ function repeat(core: Core, instruction: Instruction, pointers: Pointers, once: 
     for (let left = core.repeatLimit; !done && left > 0; left--) {
       once();
       pointers.add(Gpr.RCX, -1);
-      done = pointers.countIsZero() || (goOn !== undefined && !goOn());
+      if (goOn !== undefined && !goOn()) done = true;
+      else if (pointers.countIsZero()) {
+        done = isOver(core, pointers);
+        break;
+      }
       if (core.end === 0) break;
     }
     if (!done) return;
@@ -251,7 +261,7 @@ const inputString =
       pointers.add(Gpr.RDI, by * count);
       if (!repeated) return;
       pointers.add(Gpr.RCX, -count);
-      if (pointers.countIsZero()) return;
+      if (isOver(core, pointers)) return;
       state.ripLo = ripLo;
       state.ripHi = ripHi;
     });

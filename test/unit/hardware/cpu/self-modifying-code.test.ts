@@ -34,6 +34,18 @@ describe('code that is written to', () => {
     expect(rax()).toBe(2n);
   });
 
+  it('sees that what was no instruction has become one in its later bytes', () => {
+    realMode(machine, '660fc3c0 f4'); // MOVNTI takes no operand-size prefix and no register
+    machine.memory.write(4 * 6, '00300000'); // #UD: 0:3000
+    machine.memory.write(0x3000, 'f4');
+    expect(run()).toEqual({ kind: 'hlt' });
+    expect(machine.cpu.state.rip).toBe(0x3000n);
+    machine.memory.write(0x1001, '40 f4'); // inc eax; hlt
+    machine.cpu.state.rip = 0x1000n;
+    expect(run()).toEqual({ kind: 'hlt' });
+    expect([rax(), machine.cpu.state.rip]).toEqual([1n, 0x1002n]);
+  });
+
   it('sees what another CPU has written', () => {
     longMode(machine, 'b801000000 f4');
     run();
