@@ -209,6 +209,12 @@ export class LinearMemory {
 
   /** @param modify the bytes will be written back: fault as a write does */
   copyIn(lo: number, hi: number, size: number, into: Uint8Array, at: number, modify: boolean, user = this.user): void {
+    // `emulator_read_write`: both pages of an access are translated before a device is asked for a byte of it.
+    if (this.bus !== null && (lo & OFFSET) + size > 4096) {
+      this.forEachPage(lo, hi, size, (pageLo, pageHi) => {
+        this.entryFor(pageLo, pageHi, modify ? 'write' : 'read', user);
+      });
+    }
     this.forEachPage(lo, hi, size, (pageLo, pageHi, count, done) => {
       const entry = this.entryFor(pageLo, pageHi, modify ? 'write' : 'read', user) ?? (modify ? this.readOnlyEntry() : null);
       const offset = pageLo & OFFSET;
