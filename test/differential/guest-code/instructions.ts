@@ -6,7 +6,7 @@ type Form =
   | 'none'
   | 'imm8'
   | 'imm'
-  | 'imm16'
+  | 'return'
   | 'near'
   | 'short'
   | 'moffs'
@@ -40,9 +40,9 @@ const COMMON: readonly Opcode[] = [
   ...one('modrm', 0xd0, 0xd1, 0xd2, 0xd3, 0xd0, 0xd1, 0xd2, 0xd3, 0xf6, 0xf7, 0xf6, 0xf7, 0xfe, 0xff, 0x8f),
   ...one('imm8', 0xa8, 0x6a, ...range(0xb0, 8)),
   ...one('imm', 0xa9, 0x68, ...range(0xb8, 8)),
-  ...one('none', 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xc3, 0xc9, 0xcf, 0xd7, 0xcc),
+  ...one('none', 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xc9, 0xcf, 0xd7, 0xcc),
   ...one('none', 0xf5, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc, 0xfd),
-  ...one('imm16', 0xc2),
+  ...one('return', 0xc3),
   ...one('short', ...range(0x70, 16), 0xe0, 0xe1, 0xe2, 0xe3, 0xeb),
   ...one('near', 0xe8, 0xe9),
   ...one('moffs', 0xa0, 0xa1, 0xa2, 0xa3),
@@ -76,13 +76,15 @@ const ADDRESS_SIZE = 0x67;
 const SEGMENT_PREFIXES = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65] as const;
 const REPEAT_PREFIXES = [0xf2, 0xf3] as const;
 const LOCK = 0xf0;
+const PUSH = 0x68;
+const RET = 0xc3;
 /** A branch that is taken ends in the HLTs behind the code. */
 const BRANCH_DISTANCE = 0x60;
 const STRINGS: ReadonlySet<number> = new Set([
   0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf,
 ]);
-/** RET and the indirect CALL and JMP. */
-const OTHER_NEAR_BRANCHES: ReadonlySet<number> = new Set([0xc2, 0xc3, 0xff]);
+/** The indirect CALL and JMP. */
+const OTHER_NEAR_BRANCHES: ReadonlySet<number> = new Set([0xff]);
 
 const littleEndian = (value: number, bytes: number): number[] =>
   Array.from({ length: bytes }, (_, index) => Math.floor(value / 2 ** (8 * index)) % 256);
@@ -121,6 +123,12 @@ const modrm = (encoding: Encoding, memoryOnly: boolean): number[] => {
   return [first, sib, ...baseless];
 };
 
+/** ModRM of a segment register other than CS, which cannot be loaded, and with no number that is none. */
+const segmentOperand = (encoding: Encoding): number[] => {
+  const [first = 0, ...rest] = modrm(encoding, encoding.random.chance(0.7));
+  return [(first & ~0x38) | (encoding.random.pick([0, 2, 3, 4, 5]) << 3), ...rest];
+};
+
 const operands = (form: Form, encoding: Encoding): number[] => {
   const { random, operandBytes, addressBytes, mode } = encoding;
   switch (form) {
@@ -130,8 +138,8 @@ const operands = (form: Form, encoding: Encoding): number[] => {
       return [random.below(256)];
     case 'imm':
       return immediate(encoding);
-    case 'imm16':
-      return littleEndian(random.below(64), 2);
+    case 'return':
+      return [];
     case 'short':
       return [BRANCH_DISTANCE];
     case 'near':
@@ -154,9 +162,13 @@ const operands = (form: Form, encoding: Encoding): number[] => {
     case 'memory':
       return modrm(encoding, true);
     case 'mov-segment':
-      return modrm(encoding, random.chance(0.7));
+      return segmentOperand(encoding);
   }
 };
+
+/** A return address is pushed first: what else lies on the stack is no code. */
+const returnTo = (mode: Mode): Uint8Array =>
+  Uint8Array.from([PUSH, ...littleEndian(LAYOUT.code + 2 * BRANCH_DISTANCE, mode === 'real' ? 2 : 4), RET]);
 
 /** One instruction as a program might have it: mostly a valid one, with prefixes now and then. */
 export const generateInstruction = (random: Random, mode: Mode): Uint8Array => {
@@ -164,15 +176,20 @@ export const generateInstruction = (random: Random, mode: Mode): Uint8Array => {
   const opcode = random.pick(random.chance(0.12) ? (long ? LONG : LEGACY) : COMMON);
   const wide = mode !== 'real';
   const [first = 0] = opcode.bytes;
+  // MOVNTI takes no prefix that changes its operand size.
+  const isMovnti = opcode.bytes[1] === 0xc3;
   const isBranch = opcode.form === 'near' || opcode.form === 'short' || OTHER_NEAR_BRANCHES.has(first);
   // A processor of AMD cuts a near branch with this prefix to 16 bits in 64-bit mode, one of Intel and the emulator do not.
-  const operandPrefix = random.chance(wide ? 0.2 : 0.4) && !(long && isBranch);
+  const operandPrefix = random.chance(wide ? 0.2 : 0.4) && !(long && isBranch) && !isMovnti;
   const addressPrefix = random.chance(wide ? 0.05 : 0.2);
-  const rex = long && random.chance(0.5) ? 0x40 | random.below(16) : 0;
+  // Segment registers have three bits of number: what a fourth does differs from processor to processor.
+  const rexMask = opcode.form === 'mov-segment' ? 0xb : 0xf;
+  const rex = long && random.chance(0.5) ? 0x40 | (random.below(16) & rexMask) : 0;
   const operandBytes = (rex & 8) !== 0 ? 8 : operandPrefix === wide ? 2 : 4;
   const addressBytes = long ? (addressPrefix ? 4 : 8) : addressPrefix === wide ? 2 : 4;
   const isMovImmediate = opcode.bytes.length === 1 && first >= 0xb8 && first <= 0xbf;
   const encoding = { random, mode, operandBytes, addressBytes };
+  if (opcode.form === 'return') return returnTo(mode);
   const tail = isMovImmediate && operandBytes === 8 ? littleEndian(random.u32(), 8) : operands(opcode.form, encoding);
   return Uint8Array.from([
     ...(random.chance(0.05) ? [random.pick(SEGMENT_PREFIXES)] : []),
