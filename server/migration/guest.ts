@@ -10,8 +10,16 @@ export interface SlotDescription {
   /** Guest physical address of its first byte. */
   readonly gpa: number;
   readonly bytes: number;
-  /** KVM_MEM bits, without those that the migration itself has set. */
+  /** KVM_MEM bits. */
   readonly flags: number;
+  /** All of it is registered for encryption (KVM_MEMORY_ENCRYPT_REG_REGION), and so pinned. */
+  readonly pinned: boolean;
+}
+
+/** A KVM_ENABLE_CAP of the VM. */
+export interface CapabilityDescription {
+  readonly cap: number;
+  readonly argument: bigint;
 }
 
 /** `kvm_ioeventfd` without its descriptor. */
@@ -43,8 +51,12 @@ export interface GuestDescription {
   readonly vmType: number;
   /** Encrypted registers (SEV-ES). */
   readonly encryptedState: boolean;
+  /** SEV_FEATURES of the save areas. */
+  readonly vmsaFeatures: bigint;
   /** In-kernel PICs, IOAPIC and local APICs. */
   readonly irqchip: boolean;
+  readonly pit: boolean;
+  readonly capabilities: readonly CapabilityDescription[];
   readonly vcpus: readonly VcpuDescription[];
   readonly slots: readonly SlotDescription[];
   /** Device wiring, for the VMM on the other side to make again. */

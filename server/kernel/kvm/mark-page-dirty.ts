@@ -5,6 +5,7 @@ import type { Vm } from './vm.js';
 
 /** `mark_page_dirty_in_slot`. @param vcpu whose write it is; null: the kernel's own, which only a bitmap records */
 export const markPageDirty = (vm: Vm, vcpu: Vcpu | null, slot: Memslot, frame: Gfn): void => {
+  vm.writeLog?.note(frame);
   if (!slot.logsDirty) return;
   const page = frame - slot.baseGfn;
   const ring = vm.dirtyRingBytes !== 0 ? vcpu?.dirtyRing : null;

@@ -3,6 +3,8 @@ import type { PostMovePolicy } from './post-move/policy.js';
 /** Why a VM is dead; errors carry it, since the errno is EIO for all of them. */
 export type DeathCause =
   | { readonly kind: 'moved'; readonly toVm: number; readonly byPid: number }
+  /** The guest belongs to another host; `session` is the migration's number. */
+  | { readonly kind: 'sent'; readonly session: string }
   | { readonly kind: 'bugged'; readonly check: string };
 
 /**
@@ -14,5 +16,13 @@ export type VmLife =
   | { readonly kind: 'moved'; readonly cause: DeathCause; readonly policy: PostMovePolicy }
   | { readonly kind: 'dead'; readonly cause: DeathCause };
 
-export const describeDeath = (cause: DeathCause): string =>
-  cause.kind === 'moved' ? `moved to VM ${cause.toVm} by pid ${cause.byPid}` : `bugged by ${cause.check}`;
+export const describeDeath = (cause: DeathCause): string => {
+  switch (cause.kind) {
+    case 'moved':
+      return `moved to VM ${cause.toVm} by pid ${cause.byPid}`;
+    case 'sent':
+      return `sent to another host in migration ${cause.session}`;
+    case 'bugged':
+      return `bugged by ${cause.check}`;
+  }
+};

@@ -17,6 +17,8 @@ import type { PostMovePolicy } from './post-move/policy.js';
 import { Srcu } from './srcu.js';
 import type { Vcpu } from './vcpu.js';
 import type { VmLife } from './vm-life.js';
+import type { VmPause } from './vm-pause.js';
+import type { WriteLog } from './write-log.js';
 import { createVmArch, type VmArch } from './x86/vm-arch.js';
 
 /** KVM_CREATE_VM's argument (`KVM_X86_*_VM`). */
@@ -64,6 +66,11 @@ export class Vm {
   manualDirtyLogProtect = 0;
   /** KVM_CAP_HALT_POLL, nanoseconds; null: the module's default. Nothing polls here, since a halt costs nothing. */
   maxHaltPollNs: number | null = null;
+
+  /** Its vCPUs are stopped, or are just being. */
+  pause: VmPause | null = null;
+  /** A migration wants to know what is written. */
+  writeLog: WriteLog | null = null;
 
   private users = 1;
   private readonly charge: KmemCharge;

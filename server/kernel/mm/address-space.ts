@@ -209,6 +209,13 @@ export class AddressSpace implements UserCopy {
     return this.populate(area, pageNumber, write);
   }
 
+  /** Whether a page at an address has ever been touched, here or by another user of the object behind it. Touches nothing. */
+  isPresent(address: number): boolean {
+    if (this.ptes.has(pageOf(address))) return true;
+    const area = this.find(address);
+    return area?.object?.peek?.(area.firstPage + pageOf(address - area.start)) !== undefined;
+  }
+
   /** `pin_user_pages(FOLL_LONGTERM)` for one page: it stays where it is until `unpin`. */
   pin(address: number, write: boolean): Result<Page> {
     const page = this.fault(address, write);

@@ -14,6 +14,8 @@ export interface MemoryObject {
   readonly mappings: Set<ObjectMapping>;
   /** The page at `index`, without a reference for the caller. EFAULT with reason SIGBUS where the object has none. */
   fault(index: number): Result<Page>;
+  /** The page at `index` if it has been touched; an object without it is looked at through its mappings only. */
+  peek?(index: number): Page | undefined;
   /** Drops pages [first, last) of the object: they read as zero afterwards. An object without it has no holes. */
   punch?(first: number, last: number): void;
   /** A mapping came or went; an object that lives as long as it is mapped counts these. */

@@ -54,7 +54,14 @@ export class EventFdNumbers {
 const deathView = ({ life }: Vm): VmInit['death_cause'] => {
   if (life.kind === 'alive') return null;
   const { cause } = life;
-  return cause.kind === 'moved' ? { moved: { to_vm_id: cause.toVm, by_pid: cause.byPid } } : { bugged: { check: cause.check } };
+  switch (cause.kind) {
+    case 'moved':
+      return { moved: { to_vm_id: cause.toVm, by_pid: cause.byPid } };
+    case 'sent':
+      return { sent: { session: cause.session } };
+    case 'bugged':
+      return { bugged: { check: cause.check } };
+  }
 };
 
 const vcpuView = (vcpu: Vcpu) => ({

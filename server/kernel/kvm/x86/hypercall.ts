@@ -43,6 +43,10 @@ export const emulateHypercall = (vcpu: Vcpu): Turn => {
     ret: 0n,
     flags: wide ? BigInt(KVM_EXIT_HYPERCALL_FLAG.LONG_MODE) : 0n,
   });
-  arch.completion = completion('hypercall', true, () => finish(arch.run.read(kvm_run__hypercall).ret));
+  arch.completion = completion('hypercall', true, () => {
+    const { ret } = arch.run.read(kvm_run__hypercall);
+    if (ret === 0n) vcpu.vm.arch.sharedFrames.mapGpaRange(Number(first), Number(npages), attributes);
+    return finish(ret);
+  });
   return 'to-user';
 };

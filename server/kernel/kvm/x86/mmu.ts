@@ -103,7 +103,7 @@ export class TdpMmu implements MmuNotifier {
   ): MappedPage | KvmPageFault {
     const page = this.faultIn(slot, frame, write, isPrivate);
     if (failed(page)) return this.memoryFault(frame, isPrivate, page.reason, page);
-    if (write && slot.logsDirty) markPageDirty(this.vm, vcpu, slot, frame);
+    if (write) markPageDirty(this.vm, vcpu, slot, frame);
     this.table.set(frame, { kind: 'mapped', frame: page.frame, slot, writable: write });
     vcpu.arch.stat.pf_fixed++;
     return this.mapping(vcpu, page.frame, write, encrypted);

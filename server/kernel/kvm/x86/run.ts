@@ -38,6 +38,7 @@ export function* kvmArchVcpuRun(current: Task, vcpu: Vcpu): MightSleep<Result<nu
   if (arch.run.asksForSyncRegs) storeRegs(vcpu);
   postRunSave(vcpu);
   thread.blocked = blocked;
+  vcpu.vm.pause?.vcpuLeft();
   return failed(turn) ? turn : 0;
 }
 
@@ -61,6 +62,7 @@ function* runChecked(current: Task, vcpu: Vcpu): MightSleep<Turn> {
     if (turn !== 'again') return turn;
   }
   if (run.immediateExit) return immediateExit();
+  if (vm.pause !== null) return signalExit(vcpu);
   const denied = preRun(vcpu) ?? vm.kernel.ops.vcpuPreRun(vcpu);
   if (denied !== null) return denied;
   return yield* vcpuRun(current, vcpu);
@@ -72,11 +74,19 @@ function* waitForInit(current: Task, vcpu: Vcpu): MightSleep<Turn> {
   if (arch.run.immediateExit) return immediateExit();
   yield* vcpuSleep(current, vcpu);
   kvmApicAcceptEvents(vcpu, initSipi);
-  if (!current.thread.signalPending) return new Failure('EAGAIN', 'VCPU_WAS_UNINITIALIZED', 'kvm_arch_vcpu_ioctl_run');
+  if (!mustLeave(current, vcpu)) return new Failure('EAGAIN', 'VCPU_WAS_UNINITIALIZED', 'kvm_arch_vcpu_ioctl_run');
+  return signalExit(vcpu);
+}
+
+/** `kvm_handle_signal_exit`. */
+const signalExit = ({ arch }: Vcpu): Turn => {
   arch.run.exitReason = KVM_EXIT.INTR;
   arch.stat.signal_exits++;
   return interrupted();
-}
+};
+
+/** A signal, or the pause of the whole VM, which to a vCPU looks like one. */
+const mustLeave = (current: Task, { vm }: Vcpu): boolean => current.thread.signalPending || vm.pause !== null;
 
 /** `kvm_x86_vcpu_pre_run`. */
 const preRun = ({ arch }: Vcpu): Failure | null =>
@@ -102,11 +112,7 @@ function* vcpuRun(current: Task, vcpu: Vcpu): MightSleep<Turn> {
       arch.stat.request_irq_exits++;
       return 'to-user';
     }
-    if (current.thread.signalPending) {
-      arch.run.exitReason = KVM_EXIT.INTR;
-      arch.stat.signal_exits++;
-      return interrupted();
-    }
+    if (mustLeave(current, vcpu)) return signalExit(vcpu);
     if (!step.sliceOver && ++exits < EXITS_PER_SLICE) continue;
     exits = 0;
     yield RESCHED;
@@ -132,7 +138,7 @@ function* vcpuEnterGuest(current: Task, vcpu: Vcpu): MightSleep<Step> {
     if (arch.mpState !== KVM_MP_STATE.RUNNABLE) return stop('again');
   }
   // kvm_vcpu_exit_request(): nothing goes into a guest that is not entered.
-  if (current.thread.signalPending) return stop('again');
+  if (mustLeave(current, vcpu)) return stop('again');
   vm.arch.mmu.load();
   const entry = ops.enterGuest(vcpu);
   if (entry.kind !== 'handled') return stop(entry.kind === 'failed' ? entry.failure : 'to-user');
@@ -186,7 +192,7 @@ function* vcpuBlock(current: Task, vcpu: Vcpu): MightSleep<Turn> {
 /** `kvm_vcpu_block`. KVM_REQ_VM_DEAD does not wake a sleeper. */
 function* vcpuSleep(current: Task, vcpu: Vcpu): MightSleep<void> {
   const { arch } = vcpu;
-  while (!vcpuRunnable(vcpu) && !kvmCpuHasPendingTimer(vcpu) && !current.thread.signalPending) {
+  while (!vcpuRunnable(vcpu) && !kvmCpuHasPendingTimer(vcpu) && !mustLeave(current, vcpu)) {
     if (vcpu.checkRequest(REQUEST.UNBLOCK)) return;
     yield { kind: 'interruptible', queue: arch.wait, site: 'kvm_vcpu_block' };
   }

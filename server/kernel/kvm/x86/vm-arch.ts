@@ -5,6 +5,7 @@ import { createVmIrq } from './irq/attach.js';
 import type { VmIrq } from './irq/vm-irq.js';
 import { TdpMmu } from './mmu.js';
 import type { MsrFilter } from './msr-filter.js';
+import { SharedFrames } from './shared-frames.js';
 import { TSC_KHZ } from './tsc.js';
 
 /** `enum kvm_irqchip_mode`: where the interrupt controllers of a VM live. */
@@ -21,6 +22,8 @@ export const KVM_MAX_VCPU_IDS = 4 * KVM_MAX_VCPUS;
  */
 export class VmArch {
   readonly mmu: TdpMmu;
+  /** What the guest has said of its pages by KVM_HC_MAP_GPA_RANGE. */
+  readonly sharedFrames = new SharedFrames();
   /** Interrupt controllers, routing, the map of local APICs. */
   readonly irq: VmIrq;
   /** `kvm_svm.sev_info`, set by kvm_amd's `vm_init`; null where another vendor's module is loaded. */

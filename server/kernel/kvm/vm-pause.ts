@@ -1,0 +1,69 @@
+import type { Task } from '../sched/task.js';
+import { type MightSleep, WaitQueue } from '../sched/wait.js';
+import type { Vcpu } from './vcpu.js';
+import type { Vm } from './vm.js';
+
+/**
+ * A VM whose vCPUs are stopped under their mutexes, between two instructions and with no I/O half done, so that all of its
+ * state can be read. It is what a VMM does to its vCPU threads before it migrates (a signal, KVM_RUN until the exit in flight
+ * is completed, then a barrier), made by the daemon for it: a vCPU in KVM_RUN leaves with EINTR, as by a signal, and one whose
+ * last exit userspace has not answered yet is waited for. Until `release` kvm->lock and the mutexes are held, so every
+ * KVM_RUN, vCPU ioctl and KVM_CREATE_VCPU waits, and goes on afterwards as if nothing had been.
+ */
+export class VmPause {
+  private readonly changed = new WaitQueue();
+  private after: ((current: Task) => MightSleep<void>) | null = null;
+  private letGo = false;
+
+  private constructor(private readonly vm: Vm) {}
+
+  /** @param held called once everything is held, at once if no vCPU is in the way; not after a `release` that came before */
+  static begin(vm: Vm, held: () => void): VmPause {
+    if (vm.pause !== null) throw new Error(`vm ${vm.id} is paused already`);
+    const pause = new VmPause(vm.get());
+    vm.pause = pause;
+    for (const { arch } of vm.vcpus) arch.kick();
+    vm.kernel.work(`pause of vm ${vm.id}`, (current) => pause.hold(current, held));
+    return pause;
+  }
+
+  /**
+   * Lets the vCPUs go on, or gives up waiting for them.
+   * @param after what is to be done before, with all locks held
+   */
+  release(after: ((current: Task) => MightSleep<void>) | null = null): void {
+    this.after = after;
+    this.letGo = true;
+    this.changed.wakeAll();
+  }
+
+  /** A vCPU has left KVM_RUN: its I/O may be complete now. */
+  vcpuLeft(): void {
+    this.changed.wakeAll();
+  }
+
+  private *hold(current: Task, held: () => void): MightSleep<void> {
+    const { vm } = this;
+    yield* vm.lock.lock(current);
+    const locked: Vcpu[] = [];
+    for (const vcpu of vm.vcpus) if (yield* this.lockQuiet(current, vcpu)) locked.push(vcpu);
+    if (!this.letGo) held();
+    while (!this.letGo) yield { kind: 'uninterruptible', queue: this.changed, site: 'vm_pause' };
+    if (this.after !== null) yield* this.after(current);
+    vm.pause = null;
+    for (const vcpu of locked) vcpu.mutex.unlock(current);
+    vm.lock.unlock(current);
+    yield* vm.put(current);
+  }
+
+  /** Takes the mutex of a vCPU at a moment at which nothing of its I/O is open. False: the pause was given up. */
+  private *lockQuiet(current: Task, vcpu: Vcpu): MightSleep<boolean> {
+    while (!this.letGo) {
+      yield* vcpu.mutex.lock(current);
+      if (vcpu.arch.completion === null && vcpu.arch.emulation === null) return true;
+      vcpu.mutex.unlock(current);
+      yield { kind: 'uninterruptible', queue: this.changed, site: 'vm_pause(io)' };
+    }
+    return false;
+  }
+}

@@ -1,0 +1,110 @@
+import { PAGE_SIZE } from '../hardware/units.js';
+import { Failure, failed, type Result } from '../kernel/failure.js';
+import { isMirror, isSevEsGuest, isSevSnpGuest } from '../kernel/kvm/svm/sev-info.js';
+import type { Vcpu } from '../kernel/kvm/vcpu.js';
+import type { Vm } from '../kernel/kvm/vm.js';
+import { KVM_CAP } from '../kernel/uapi/capabilities.js';
+import { KVM_MEM } from '../kernel/uapi/constants.js';
+import { IOCTL } from '../kernel/uapi/ioctls.js';
+import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
+import type { CapabilityDescription, GuestDescription, GuestKindName, SlotDescription, VcpuDescription } from './guest.js';
+import { vcpuCall } from './kernel-call.js';
+
+/** Entries that KVM takes. */
+const CPUID_ENTRIES_MAX = 256;
+
+const refuse = (reason: string, vm: Vm, details: Record<string, string> = {}): Failure =>
+  new Failure('EINVAL', reason, 'server/migration', { object: `vm ${vm.id}`, ...details });
+
+export const kindOf = ({ arch }: Vm): GuestKindName => (arch.sev?.active ? 'sev' : 'plain');
+
+/** Why this VM cannot be sent at all; null if it can. What the destination and the firmware say is not known yet. */
+export const whyNotSent = (vm: Vm): Failure | null => {
+  const { arch, life } = vm;
+  if (life.kind !== 'alive')
+    return new Failure('EIO', 'VM_NOT_ALIVE', 'server/migration', { object: `vm ${vm.id}`, state: life.kind });
+  if (vm.pause !== null || vm.writeLog !== null)
+    return new Failure('EBUSY', 'MIGRATION_UNDER_WAY', 'server/migration', { object: `vm ${vm.id}` });
+  if (vm.createdVcpus !== vm.vcpus.length)
+    return new Failure('EBUSY', 'VCPU_CREATION_IN_PROGRESS', 'server/migration', { object: `vm ${vm.id}` });
+  if (arch.sev !== null && isSevSnpGuest(vm))
+    // Page keys of SEV-SNP never leave the firmware but for a migration agent, which the guest's owner has to bind at launch.
+    return refuse('SNP_NEEDS_MIGRATION_AGENT', vm, { expected: 'a migration agent bound to the guest (MA_CONTEXT)' });
+  if (arch.sev !== null && (isMirror(vm) || arch.sev.mirrorVms.size > 0)) return refuse('VM_IS_MIRRORED', vm);
+  if ([...vm.memslots].some(({ flags }) => (flags & KVM_MEM.GUEST_MEMFD) !== 0)) return refuse('GUEST_MEMFD_NOT_CARRIED', vm);
+  if (arch.irqchipMode === 'split') return refuse('SPLIT_IRQCHIP_NOT_CARRIED', vm);
+  if (arch.msrFilter !== null) return refuse('MSR_FILTER_NOT_CARRIED', vm);
+  if (vm.devices.size > 0) return refuse('DEVICE_NOT_CARRIED', vm, { devices: String(vm.devices.size) });
+  return null;
+};
+
+const describeVcpu = (vcpu: Vcpu): Result<VcpuDescription> => {
+  const room = new Uint8Array(kvm_cpuid2.size + CPUID_ENTRIES_MAX * kvm_cpuid_entry2.size);
+  room.set(kvm_cpuid2.encode({ nent: CPUID_ENTRIES_MAX }));
+  const refused = vcpuCall(vcpu, IOCTL.KVM_GET_CPUID2, room);
+  if (failed(refused)) return refused;
+  const { nent } = kvm_cpuid2.decode(room);
+  return { id: vcpu.id, cpuid: room.slice(0, kvm_cpuid2.size + nent * kvm_cpuid_entry2.size) };
+};
+
+/** Whether a region registered for encryption covers all of a slot, so that its pages are pinned. */
+const isPinned = (vm: Vm, start: number, bytes: number): boolean =>
+  (vm.arch.sev?.regions ?? []).some(
+    ({ address, size }) => address <= BigInt(start) && address + size >= BigInt(start) + BigInt(bytes),
+  );
+
+const describeSlots = (vm: Vm): SlotDescription[] =>
+  [...vm.memslots].map(({ id, baseGfn, npages, flags, userspaceAddr }) => ({
+    id,
+    gpa: baseGfn * PAGE_SIZE,
+    bytes: npages * PAGE_SIZE,
+    flags,
+    pinned: isPinned(vm, userspaceAddr, npages * PAGE_SIZE),
+  }));
+
+/** KVM_ENABLE_CAP calls that give a new VM what this one has. */
+const describeCapabilities = ({ arch }: Vm): CapabilityDescription[] => {
+  const x2apic = (arch.x2apicFormat ? 1n : 0n) | (arch.x2apicBroadcastQuirkDisabled ? 2n : 0n);
+  const all: readonly CapabilityDescription[] = [
+    { cap: KVM_CAP.EXIT_HYPERCALL, argument: arch.hypercallExitMask },
+    { cap: KVM_CAP.X86_USER_SPACE_MSR, argument: BigInt(arch.userSpaceMsrMask) },
+    { cap: KVM_CAP.EXCEPTION_PAYLOAD, argument: arch.exceptionPayload ? 1n : 0n },
+    { cap: KVM_CAP.X2APIC_API, argument: x2apic },
+    { cap: KVM_CAP.EXIT_ON_EMULATION_FAILURE, argument: arch.exitOnEmulationError ? 1n : 0n },
+    { cap: KVM_CAP.X86_TRIPLE_FAULT_EVENT, argument: arch.tripleFaultEvent ? 1n : 0n },
+    { cap: KVM_CAP.X86_DISABLE_EXITS, argument: BigInt(arch.disabledExits) },
+    { cap: KVM_CAP.DISABLE_QUIRKS2, argument: BigInt(arch.disabledQuirks) },
+  ];
+  return all.filter(({ argument }) => argument !== 0n);
+};
+
+/**
+ * What a destination has to make. GSI routing is not among it, as KVM gives it back to nobody: a VMM sets its own again, with
+ * the device wiring that is listed.
+ */
+export const describeGuest = (vm: Vm): Result<GuestDescription> => {
+  const vcpus: VcpuDescription[] = [];
+  for (const vcpu of vm.vcpus) {
+    const described = describeVcpu(vcpu);
+    if (failed(described)) return described;
+    vcpus.push(described);
+  }
+  return {
+    kind: kindOf(vm),
+    vmType: vm.type,
+    encryptedState: vm.arch.sev !== null && isSevEsGuest(vm),
+    vmsaFeatures: vm.arch.sev?.vmsaFeatures ?? 0n,
+    irqchip: vm.arch.picInKernel,
+    pit: vm.arch.irq.pit !== null,
+    capabilities: describeCapabilities(vm),
+    vcpus,
+    slots: describeSlots(vm),
+    ioeventfds: [...vm.ioeventfds].map(({ addr, length, datamatch, bus }) => ({
+      address: addr,
+      length,
+      datamatch,
+      pio: bus === 'pio',
+    })),
+    irqfds: [...vm.irqfds].map(({ gsi, resamplefd }) => ({ gsi, resample: resamplefd !== null })),
+  };
+};

@@ -1,0 +1,45 @@
+import type { Failure, Result } from '../kernel/failure.js';
+import type { Kernel } from '../kernel/kernel.js';
+import type { Vm } from '../kernel/kvm/vm.js';
+import type { Task } from '../kernel/sched/task.js';
+import type { MightSleep } from '../kernel/sched/wait.js';
+import type { GuestDescription, GuestKindName, PageBatch } from './guest.js';
+import type { OwedPages } from './owed-pages.js';
+import type { StatePart } from './state-parts.js';
+
+/** What a source does its own way for a kind of guest. */
+export interface SourceKind {
+  /** Opens the session with the target's platform. */
+  begin(target: Uint8Array): Result<Uint8Array>;
+  /** The next pages, all of one form; null: none is owed. */
+  seal(owed: OwedPages, count: number): Result<PageBatch | null>;
+  state(): Result<StatePart[]>;
+  /** Makes an entry fail in the machinery. */
+  fence(): Failure | null;
+  unfence(): void;
+  /** Takes `begin` back. */
+  cancel(): void;
+  finish(): void;
+}
+
+/** What a destination does its own way. */
+export interface DestinationKind {
+  begin(opening: Uint8Array): Failure | null;
+  receive(batch: PageBatch): Failure | null;
+  restore(part: StatePart): Failure | null;
+  /** The guest is whole. */
+  prepare(): Failure | null;
+}
+
+/** A kind of guest: one file. */
+export interface GuestKind {
+  readonly name: GuestKindName;
+  /** Whether vCPUs that a post-move policy lets through would find the guest on a host that has sent it. */
+  readonly runsWithoutKey: boolean;
+  source(vm: Vm): SourceKind;
+  /** What the source's platform needs to know of this one. */
+  target(kernel: Kernel): Result<Uint8Array>;
+  /** Makes a new VM, without vCPUs, a guest of this kind. */
+  initialise(current: Task, vm: Vm, description: GuestDescription): MightSleep<Failure | null> | null;
+  destination(vm: Vm): DestinationKind;
+}

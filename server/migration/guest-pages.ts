@@ -1,0 +1,43 @@
+import { gfn, PAGE_SIZE } from '../hardware/units.js';
+import { Failure, failed, type Result } from '../kernel/failure.js';
+import type { Vm } from '../kernel/kvm/vm.js';
+import type { Page } from '../kernel/mm/page.js';
+import type { PageBatch } from './guest.js';
+
+/** The page behind a guest frame, valid until the next wait; EFAULT where there is none. */
+export const guestPage = (vm: Vm, frame: number, write: boolean): Result<Page> => {
+  const slot = vm.memslots.find(gfn(frame));
+  if (slot === undefined)
+    return new Failure('EFAULT', 'FRAME_IN_NO_SLOT', 'server/migration', { gfn: `0x${frame.toString(16)}` });
+  return vm.mm.fault(slot.hva(gfn(frame)), write && !slot.readonly);
+};
+
+/** Pages as the host sees them. */
+export const readClear = (vm: Vm, gfns: readonly number[]): Result<PageBatch> => {
+  const data = new Uint8Array(gfns.length * PAGE_SIZE);
+  for (const [index, frame] of gfns.entries()) {
+    const page = guestPage(vm, frame, false);
+    if (failed(page)) return page;
+    data.set(page.frame.view(null), index * PAGE_SIZE);
+  }
+  return { form: 'clear', gfns, headers: new Uint8Array(0), data };
+};
+
+/** The sizes of a batch must agree, whoever made it. */
+export const checkBatch = ({ form, gfns, headers, data }: PageBatch, headerBytes: number): Failure | null =>
+  data.length === gfns.length * PAGE_SIZE && headers.length === (form === 'sealed' ? gfns.length * headerBytes : 0)
+    ? null
+    : new Failure('EINVAL', 'PAGE_BATCH_SIZE', 'server/migration', {
+        pages: String(gfns.length),
+        data: String(data.length),
+        headers: String(headers.length),
+      });
+
+export const writeClear = (vm: Vm, { gfns, data }: PageBatch): Failure | null => {
+  for (const [index, frame] of gfns.entries()) {
+    const page = guestPage(vm, frame, true);
+    if (failed(page)) return page;
+    page.frame.viewForWrite(null).set(data.subarray(index * PAGE_SIZE, (index + 1) * PAGE_SIZE));
+  }
+  return null;
+};

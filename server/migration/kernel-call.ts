@@ -1,0 +1,41 @@
+import { Failure, type Result } from '../kernel/failure.js';
+import { inlineArg } from '../kernel/fs/inline-copy.js';
+import type { IoctlArg } from '../kernel/fs/ioctl-arg.js';
+import type { Kernel } from '../kernel/kernel.js';
+import type { Vcpu } from '../kernel/kvm/vcpu.js';
+import type { Vm } from '../kernel/kvm/vm.js';
+import { vmIoctl } from '../kernel/kvm/vm-ioctl.js';
+import { kvmArchVcpuIoctl } from '../kernel/kvm/x86/vcpu-ioctl.js';
+import type { Process } from '../kernel/process/process.js';
+import type { Task } from '../kernel/sched/task.js';
+import { type MaySleep, type MightSleep, sleeps } from '../kernel/sched/wait.js';
+
+/** Runs something that finds nothing to wait for, as a task of a process; EAGAIN if it has to wait after all. */
+export const atOnce = <T>(kernel: Kernel, process: Process, label: string, body: (current: Task) => MaySleep<T>): Result<T> => {
+  let done: { readonly value: T } | null = null;
+  kernel.scheduler.start(process, label, body, (value) => {
+    done = { value };
+  });
+  return resultOf<T>(done, label);
+};
+
+const resultOf = <T>(done: { readonly value: T } | null, label: string): Result<T> =>
+  done === null ? new Failure('EAGAIN', 'MIGRATION_WOULD_WAIT', 'server/migration', { call: label }) : done.value;
+
+function* finish<T>(step: MaySleep<T>): MightSleep<T> {
+  return sleeps(step) ? yield* step : step;
+}
+
+/** The owner of a VM, in whose name its state is read and written. */
+export const ownerOf = ({ kernel, ownerPid }: Vm): Process => kernel.processes.get(ownerPid) ?? kernel.init;
+
+/** A vCPU ioctl without its gate and mutex, which a pause holds. `bytes` takes what the ioctl gives. */
+export const vcpuCall = (vcpu: Vcpu, request: number, bytes: Uint8Array): Result<number> =>
+  vcpuCallArg(vcpu, request, inlineArg(vcpu.vm.mm, bytes));
+
+export const vcpuCallArg = (vcpu: Vcpu, request: number, arg: IoctlArg): Result<number> =>
+  atOnce(vcpu.vm.kernel, ownerOf(vcpu.vm), 'vCPU state', (current) => kvmArchVcpuIoctl(current, vcpu, request, arg));
+
+/** A VM ioctl without its gate. */
+export const vmCall = (vm: Vm, request: number, bytes: Uint8Array): Result<number> =>
+  atOnce(vm.kernel, ownerOf(vm), 'VM state', (current) => finish(vmIoctl(current, vm, request, inlineArg(vm.mm, bytes))));

@@ -1,0 +1,246 @@
+import { PAGE_SIZE } from '../hardware/units.js';
+import { Failure, failed, type Result } from '../kernel/failure.js';
+import { type File, OPEN } from '../kernel/fs/file.js';
+import { inlineArg } from '../kernel/fs/inline-copy.js';
+import type { Kernel } from '../kernel/kernel.js';
+import type { Vm } from '../kernel/kvm/vm.js';
+import { VmFile } from '../kernel/kvm/vm-file.js';
+import { VmPause } from '../kernel/kvm/vm-pause.js';
+import { supportedCpuid } from '../kernel/kvm/x86/cpuid-supported.js';
+import type { AddressSpace } from '../kernel/mm/address-space.js';
+import type { Process } from '../kernel/process/process.js';
+import type { Task } from '../kernel/sched/task.js';
+import type { MightSleep } from '../kernel/sched/wait.js';
+import { open } from '../kernel/syscalls/descriptors.js';
+import { ioctl } from '../kernel/syscalls/ioctl.js';
+import { IOCTL } from '../kernel/uapi/ioctls.js';
+import { kvm_pit_config } from '../kernel/uapi/irq-structs.js';
+import { kvm_enable_cap, kvm_enc_region, kvm_userspace_memory_region } from '../kernel/uapi/kvm-structs.js';
+import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
+import type { DestinationGuest, GuestDescription } from './guest.js';
+import { atOnce } from './kernel-call.js';
+import { KINDS } from './kinds.js';
+import { decodeParts } from './state-parts.js';
+
+/** A slot of the new VM, and where its memory lies in the process. */
+export interface ReceivedSlot {
+  readonly id: number;
+  readonly gpa: number;
+  readonly bytes: number;
+  readonly address: number;
+}
+
+/** What the VMM finds in its process: the descriptors of what has arrived, and its memory. */
+export interface ReceivedVm {
+  readonly vmFd: number;
+  /** In the order of the source's. */
+  readonly vcpuFds: readonly number[];
+  readonly slots: readonly ReceivedSlot[];
+}
+
+/** Most bytes of guest memory that a source may ask for. */
+const GUEST_BYTES_MAX = 2 ** 40;
+
+/** CPUID leaves of feature bits, the registers that have them, and bits that the guest itself switches (OSXSAVE, OSPKE). */
+const FEATURE_LEAVES = [
+  { leaf: 1, ecx: ~(1 << 27), edx: ~0, ebx: 0 },
+  { leaf: 7, ebx: ~0, ecx: ~(1 << 4), edx: ~0 },
+  { leaf: 0x8000_0001, ecx: ~0, edx: ~0, ebx: 0 },
+] as const;
+
+/** EINVAL where a vCPU has been told of features that this host does not have. */
+const checkCpuid = (kernel: Kernel, { vcpus }: GuestDescription): Failure | null => {
+  const offered = supportedCpuid(kernel);
+  for (const { id, cpuid } of vcpus) {
+    const { nent } = kvm_cpuid2.decode(cpuid);
+    for (let index = 0; index < nent; index++) {
+      const entry = kvm_cpuid_entry2.decode(cpuid, kvm_cpuid2.size + index * kvm_cpuid_entry2.size);
+      const masks = FEATURE_LEAVES.find(({ leaf }) => leaf === entry.function);
+      const own = offered.find((each) => each.function === entry.function && each.index === entry.index);
+      if (masks === undefined) continue;
+      for (const register of ['ebx', 'ecx', 'edx'] as const) {
+        const missing = (entry[register] & masks[register] & ~(own?.[register] ?? 0)) >>> 0;
+        if (missing !== 0)
+          return new Failure('EINVAL', 'CPUID_NOT_SUPPORTED', 'server/migration', {
+            vcpu: String(id),
+            leaf: `0x${entry.function.toString(16)}`,
+            missing: `${register} 0x${missing.toString(16)}`,
+          });
+      }
+    }
+  }
+  return null;
+};
+
+/** Why this host would not take such a guest; null if it would, as far as can be said without trying. */
+export const whyNotReceived = (kernel: Kernel, description: GuestDescription): Failure | null => {
+  const bytes = description.slots.reduce((sum, slot) => sum + slot.bytes, 0);
+  if (bytes > GUEST_BYTES_MAX || description.slots.some(({ bytes: size }) => size % PAGE_SIZE !== 0 || size <= 0))
+    return new Failure('EINVAL', 'GUEST_MEMORY_SIZE', 'server/migration', { given: String(bytes) });
+  const target = KINDS[description.kind].target(kernel);
+  return failed(target) ? target : checkCpuid(kernel, description);
+};
+
+/** The VM while it is made, and what has to go if it is not wanted. */
+class Reception {
+  readonly files: File[] = [];
+  readonly vcpuFds: number[] = [];
+  readonly slots: ReceivedSlot[] = [];
+  vmFd = -1;
+  pause: VmPause | null = null;
+
+  constructor(
+    readonly kernel: Kernel,
+    readonly process: Process,
+    readonly mm: AddressSpace,
+  ) {}
+
+  /** The VM of `vmFd`. */
+  get vm(): Vm {
+    const ops = this.process.files.lookup(this.vmFd)?.ops;
+    if (!(ops instanceof VmFile)) throw new Error('no VM has been made');
+    return ops.vm;
+  }
+
+  /** As the system calls of a VMM: VM, capabilities, interrupt controllers, memory, encryption, vCPUs. */
+  *create(current: Task, description: GuestDescription): MightSleep<Failure | null> {
+    const refused = (yield* this.createVm(current, description)) ?? (yield* this.createMemory(current, description));
+    if (refused !== null) return refused;
+    const uninitialised = KINDS[description.kind].initialise(current, this.vm, description);
+    const encryption = uninitialised === null ? null : yield* uninitialised;
+    return encryption ?? (yield* this.pinMemory(current, description)) ?? (yield* this.createVcpus(current, description));
+  }
+
+  private *createVm(current: Task, { vmType, capabilities, irqchip, pit }: GuestDescription): MightSleep<Failure | null> {
+    const kvm = yield* open(this.kernel, current, '/dev/kvm', OPEN.RDWR);
+    if (failed(kvm)) return kvm;
+    const fd = yield* ioctl(current, kvm, IOCTL.KVM_CREATE_VM, { value: BigInt(vmType), user: this.mm });
+    yield* this.process.files.close(current, kvm);
+    if (failed(fd)) return fd;
+    this.vmFd = this.keep(fd);
+    for (const { cap, argument } of capabilities) {
+      const refused = yield* this.onVm(
+        current,
+        IOCTL.KVM_ENABLE_CAP,
+        kvm_enable_cap.encode({ cap, args: [argument, 0n, 0n, 0n] }),
+      );
+      if (refused !== null) return refused;
+    }
+    if (!irqchip) return null;
+    const chip = yield* this.onVm(current, IOCTL.KVM_CREATE_IRQCHIP, new Uint8Array(0));
+    return chip ?? (pit ? yield* this.onVm(current, IOCTL.KVM_CREATE_PIT2, kvm_pit_config.encode({})) : null);
+  }
+
+  private *createMemory(current: Task, { slots }: GuestDescription): MightSleep<Failure | null> {
+    for (const { id, gpa, bytes, flags } of slots) {
+      const protection = { read: true, write: true, execute: false };
+      const address = this.mm.mmap({ length: bytes, protection, shared: false, object: null, offset: 0 });
+      if (failed(address)) return address;
+      this.slots.push({ id, gpa, bytes, address });
+      const place = { guest_phys_addr: BigInt(gpa), memory_size: BigInt(bytes), userspace_addr: BigInt(address) };
+      const region = kvm_userspace_memory_region.encode({ slot: id, flags, ...place });
+      const refused = yield* this.onVm(current, IOCTL.KVM_SET_USER_MEMORY_REGION, region);
+      if (refused !== null) return refused;
+    }
+    return null;
+  }
+
+  private *pinMemory(current: Task, { slots }: GuestDescription): MightSleep<Failure | null> {
+    for (const [index, { pinned, bytes }] of slots.entries()) {
+      const address = this.slots[index]?.address;
+      if (!pinned || address === undefined) continue;
+      const region = kvm_enc_region.encode({ addr: BigInt(address), size: BigInt(bytes) });
+      const refused = yield* this.onVm(current, IOCTL.KVM_MEMORY_ENCRYPT_REG_REGION, region);
+      if (refused !== null) return refused;
+    }
+    return null;
+  }
+
+  private *createVcpus(current: Task, { vcpus }: GuestDescription): MightSleep<Failure | null> {
+    for (const { id, cpuid } of vcpus) {
+      const fd = yield* ioctl(current, this.vmFd, IOCTL.KVM_CREATE_VCPU, { value: BigInt(id), user: this.mm });
+      if (failed(fd)) return fd;
+      this.vcpuFds.push(this.keep(fd));
+      const result = yield* ioctl(current, fd, IOCTL.KVM_SET_CPUID2, inlineArg(this.mm, cpuid));
+      if (failed(result)) return result;
+    }
+    return null;
+  }
+
+  private *onVm(current: Task, request: number, bytes: Uint8Array): MightSleep<Failure | null> {
+    const result = yield* ioctl(current, this.vmFd, request, inlineArg(this.mm, bytes));
+    return failed(result) ? result : null;
+  }
+
+  private keep(fd: number): number {
+    const file = this.process.files.lookup(fd);
+    if (file !== undefined) this.files.push(file);
+    return fd;
+  }
+
+  /** Closes what was made, as far as the process has not done so itself, and gives its memory back. */
+  undo(): void {
+    this.pause?.release();
+    const { process, mm, files, slots } = this;
+    const fds = [this.vmFd, ...this.vcpuFds];
+    this.kernel.work('end of a migration that did not arrive', function* undo(current) {
+      if (process.state.kind !== 'running') return;
+      for (const fd of fds.reverse()) {
+        const file = process.files.lookup(fd);
+        if (file !== undefined && files.includes(file)) yield* process.files.close(current, fd);
+      }
+      for (const { address, bytes } of slots) mm.munmap(address, bytes);
+    });
+  }
+}
+
+const destinationGuest = (reception: Reception, { kind }: GuestDescription, target: Uint8Array): DestinationGuest => {
+  const { vm } = reception;
+  const own = KINDS[kind].destination(vm);
+  return {
+    target,
+    begin: (opening) => own.begin(opening),
+    receive: (batch) => own.receive(batch),
+    restore: (state) => {
+      const parts = decodeParts(state);
+      if (failed(parts)) return parts;
+      for (const part of parts) {
+        const refused = own.restore(part);
+        if (refused !== null) return refused;
+      }
+      return null;
+    },
+    prepare: () => own.prepare(),
+    release: () => reception.pause?.release(),
+    destroy: () => reception.undo(),
+  };
+};
+
+/**
+ * Makes room for a guest in a process of this host: a VM of the described shape whose vCPUs are held until the guest is
+ * committed. KVM_RUN on them waits.
+ * @param made told the descriptors as soon as they are there
+ */
+export const receiveGuest = (
+  kernel: Kernel,
+  process: Process,
+  description: GuestDescription,
+  made: (received: ReceivedVm) => void,
+): Result<DestinationGuest> => {
+  const { mm } = process;
+  if (mm === null) return new Failure('ESRCH', 'PROCESS_WITHOUT_MEMORY', 'server/migration');
+  const refused = whyNotReceived(kernel, description);
+  if (refused !== null) return refused;
+  const target = KINDS[description.kind].target(kernel);
+  if (failed(target)) return target;
+  const reception = new Reception(kernel, process, mm);
+  const failure = atOnce(kernel, process, 'migration', (current) => reception.create(current, description));
+  if (failure !== null) {
+    reception.undo();
+    return failure;
+  }
+  reception.pause = VmPause.begin(reception.vm, () => {});
+  const { vmFd, vcpuFds, slots } = reception;
+  made({ vmFd, vcpuFds, slots });
+  return destinationGuest(reception, description, target);
+};

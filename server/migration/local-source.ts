@@ -1,0 +1,72 @@
+import { failed, type Result } from '../kernel/failure.js';
+import { markSent } from '../kernel/kvm/sent.js';
+import type { Vm } from '../kernel/kvm/vm.js';
+import { VmPause } from '../kernel/kvm/vm-pause.js';
+import { describeGuest, kindOf, whyNotSent } from './describe.js';
+import type { SourceGuest } from './guest.js';
+import { KINDS } from './kinds.js';
+import { OwedPages } from './owed-pages.js';
+import { encodeParts } from './state-parts.js';
+
+/** What has been done to a VM on its way out, so that it can be taken back. */
+interface Progress {
+  begun: boolean;
+  fenced: boolean;
+  owed: OwedPages | null;
+  pause: VmPause | null;
+}
+
+/**
+ * A VM of this host as the protocol's source. The session holds a reference on it until `resume` or `finish`.
+ * @param session number of the migration, for the VM's death cause
+ */
+export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> => {
+  const refused = whyNotSent(vm);
+  if (refused !== null) return refused;
+  const description = describeGuest(vm);
+  if (failed(description)) return description;
+  const kind = KINDS[kindOf(vm)];
+  const source = kind.source(vm.get());
+  const { kernel } = vm;
+  const done: Progress = { begun: false, fenced: false, owed: null, pause: null };
+  const letGo = (): void => {
+    done.owed?.end();
+    kernel.work(`end of migration ${session}`, (current) => vm.put(current));
+  };
+
+  return {
+    describe: () => description,
+    begin: (target) => {
+      const opening = source.begin(target);
+      if (failed(opening)) return opening;
+      done.begun = true;
+      done.owed = new OwedPages(vm);
+      return opening;
+    },
+    next: (pages) => (done.owed === null ? null : source.seal(done.owed, pages)),
+    nextRound: () => done.owed?.nextRound() ?? 0,
+    stop: (stopped) => {
+      done.pause = VmPause.begin(vm, () => stopped(null));
+    },
+    state: () => {
+      const parts = source.state();
+      return failed(parts) ? parts : encodeParts(parts);
+    },
+    fence: () => {
+      const failure = source.fence();
+      done.fenced = failure === null;
+      return failure;
+    },
+    resume: () => {
+      if (done.fenced) source.unfence();
+      if (done.begun) source.cancel();
+      done.pause?.release();
+      letGo();
+    },
+    finish: () => {
+      source.finish();
+      done.pause?.release((current) => markSent(current, vm, session, kind.runsWithoutKey));
+      letGo();
+    },
+  };
+};
