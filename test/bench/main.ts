@@ -3,6 +3,7 @@ import { bundleEchoServer, startServer, startSimkvmd } from './child-server.js';
 import { measureColdStart } from './cold-start.js';
 import type { Figure } from './figure.js';
 import { measureMemory } from './memory.js';
+import { measureSev } from './sev.js';
 import { measureUnary } from './unary.js';
 
 /*
@@ -22,6 +23,8 @@ const figures: Figure[] = [];
   await using echo = await startServer(echoServer.program);
   figures.push(...(await measureUnary(simkvmd, echo)));
 }
+say('SEV commands on guest memory');
+figures.push(...(await measureSev()));
 say('cold start');
 figures.push(...(await measureColdStart(echoServer.program)));
 say('resident memory');

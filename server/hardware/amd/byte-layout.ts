@@ -79,7 +79,7 @@ export const paddr = (offset: number): Field<number> => ({
 export const blob = (offset: number, size: number): Field<Uint8Array> => ({
   offset,
   size,
-  get: (bytes) => Uint8Array.from(bytes.subarray(offset, offset + size)),
+  get: (bytes) => new Uint8Array(bytes.subarray(offset, offset + size)),
   set: (bytes, value) => {
     bytes.fill(0, offset, offset + size);
     bytes.set(value, offset);

@@ -52,7 +52,7 @@ export function withBuffer(
   const stored = firmware.memory.read(address, spec.struct.size, null);
   if (stored === null) return STATUS.INVALID_ADDRESS;
   // A copy: what the command changes becomes visible when it is done.
-  const buffer = Uint8Array.from(stored);
+  const buffer = new Uint8Array(stored);
   if (spec.hasInput && !spec.struct.reservedIsZero(buffer)) return STATUS.INVALID_PARAM;
   const writable = spec.hasOutput ? firmware.memory.checkWrite([address, buffer.length]) : STATUS.SUCCESS;
   if (writable !== STATUS.SUCCESS) return writable;

@@ -103,14 +103,19 @@ export class FirmwareMemory {
   }
 
   private writeUnchecked(address: number, bytes: Uint8Array, key: EncryptionKey | null): void {
+    const sole = this.soleFrame(address, bytes.length);
+    if (sole !== undefined) return this.writeInFrame(sole, address % PAGE_SIZE, bytes, key);
     let done = 0;
     for (const { frame, offset, length } of this.spans(address, bytes.length) ?? []) {
-      const part = bytes.subarray(done, done + length);
-      if (length === PAGE_SIZE) frame.overwrite(key, part);
-      else if (frame.key === key) frame.viewForUncachedWrite(key).set(part, offset);
-      else this.writeCells(frame, offset, part, key);
+      this.writeInFrame(frame, offset, bytes.subarray(done, done + length), key);
       done += length;
     }
+  }
+
+  private writeInFrame(frame: Frame, offset: number, bytes: Uint8Array, key: EncryptionKey | null): void {
+    if (bytes.length === PAGE_SIZE) frame.overwrite(key, bytes);
+    else if (frame.key === key) frame.viewForUncachedWrite(key).set(bytes, offset);
+    else this.writeCells(frame, offset, bytes, key);
   }
 
   /** Blocks of a frame that is represented otherwise: they become ciphertext in its cells, the others stay as they are. */

@@ -65,6 +65,7 @@ class Tweaks {
     let base = address - (address % PAGE_SIZE);
     for (let done = 0; done < words.length; ) {
       const { page } = this.moveTo(base);
+      if (offset === 0 && words.length === WORDS_PER_PAGE) return applyToPage(words, page);
       const end = Math.min(words.length, done + WORDS_PER_PAGE - offset);
       for (; done < end; done += WORDS_PER_BLOCK, offset += WORDS_PER_BLOCK) {
         words[done] ^= page[offset];
@@ -106,6 +107,11 @@ class Tweaks {
       for (let word = 0; word < WORDS_PER_BLOCK; word++) tweak[word] ^= constant[word];
     }
   }
+}
+
+/** Both are whole pages: the loop that nearly every conversion runs, as plain as it can be. */
+function applyToPage(words: Int32Array, page: Int32Array): void {
+  for (let word = 0; word < WORDS_PER_PAGE; word++) words[word] ^= page[word];
 }
 
 class XexKey implements EncryptionKey {

@@ -1,0 +1,130 @@
+import { createCipheriv, createHash, createHmac } from 'node:crypto';
+import { LAUNCH_UPDATE, PACKET, RECEIVE_START, SEND_START } from '../../server/hardware/amd/command-buffers.js';
+import { COMMAND, type CommandName } from '../../server/hardware/amd/command-ids.js';
+import { STATUS } from '../../server/hardware/amd/status.js';
+import { type Hpa, hpa, PAGE_SIZE } from '../../server/hardware/units.js';
+import { guestInState, receiveStart, sendStart, sendUpdate, targetCertificates } from '../unit/hardware/amd/guests.js';
+import { C_BIT, createRig, type Rig } from '../unit/hardware/amd/rig.js';
+import { alternate, type Figure } from './figure.js';
+
+/** Commands of one measurement, each on one page. */
+const PAGES = 4096;
+const ROUNDS = 7;
+/** Pages that are launched by turns. */
+const FRAMES = 256;
+const HEADER_BYTES = 52;
+const KEY = new Uint8Array(16).fill(7);
+
+/** MB/s of `once`, which works on one page. */
+const throughput = async (once: () => void): Promise<number> => {
+  const begin = process.hrtime.bigint();
+  for (let page = 0; page < PAGES; page++) once();
+  return (PAGES * PAGE_SIZE) / (Number(process.hrtime.bigint() - begin) / 1000);
+};
+
+const page = new Uint8Array(PAGE_SIZE).fill(0x5a);
+const ecb = createCipheriv('aes-128-ecb', KEY, null).setAutoPadding(false);
+const digest = createHash('sha256');
+
+/** A page digested and encrypted by the bare primitives, as a launch does it. */
+const bareLaunch = (): void => {
+  digest.update(page);
+  ecb.update(page);
+};
+
+/** A page encrypted and authenticated by the bare primitives, as a packet in transport is. */
+const barePacket = (): void => {
+  const data = createCipheriv('aes-128-ctr', KEY, KEY).update(page);
+  createHmac('sha256', KEY).update(data).digest();
+};
+
+const issuer =
+  ({ processor }: Rig, name: CommandName, buffer: Hpa) =>
+  (): void => {
+    const status = processor.issue(COMMAND[name], buffer);
+    if (status !== STATUS.SUCCESS) throw new Error(`${name}: status ${status}`);
+  };
+
+const packetBuffer = (rig: Rig, handle: number, guest: number, header: Uint8Array, data: Uint8Array): Hpa => {
+  const buffer = new Uint8Array(PACKET.size);
+  PACKET.handle.set(buffer, handle);
+  PACKET.hdrPaddr.set(buffer, rig.place(header));
+  PACKET.hdrLength.set(buffer, header.length);
+  PACKET.guestPaddr.set(buffer, C_BIT + guest);
+  PACKET.guestLength.set(buffer, data.length);
+  PACKET.transPaddr.set(buffer, rig.place(data));
+  PACKET.transLength.set(buffer, data.length);
+  return hpa(rig.place(buffer));
+};
+
+/** LAUNCH_UPDATE_DATA of pages that the host has just filled; with `look`, each is read as ciphertext from the bus afterwards. */
+const launchUpdate = (rig: Rig, look: boolean): (() => void) => {
+  const { handle } = guestInState(rig, 'launch-update', 5);
+  const frames = Array.from({ length: FRAMES }, rig.frame);
+  const buffer = rig.frame();
+  const command = new Uint8Array(LAUNCH_UPDATE.size);
+  LAUNCH_UPDATE.handle.set(command, handle);
+  LAUNCH_UPDATE.length.set(command, PAGE_SIZE);
+  const issue = issuer(rig, 'LAUNCH_UPDATE_DATA', buffer.hpa);
+  let turn = 0;
+  return () => {
+    const frame = frames[turn++ % FRAMES];
+    if (frame === undefined) return;
+    frame.overwrite(null, page);
+    LAUNCH_UPDATE.paddr.set(command, frame.hpa);
+    buffer.viewForWrite(null).set(command);
+    issue();
+    if (look) frame.view(null);
+  };
+};
+
+const initialised = (seed: string): Rig => {
+  const rig = createRig({ seed });
+  rig.init();
+  return rig;
+};
+
+/** SEND_UPDATE_DATA and RECEIVE_UPDATE_DATA of one guest between two platforms. */
+const packets = (): { readonly send: () => void; readonly receive: () => void } => {
+  const [here, there] = [initialised('here'), initialised('there')];
+  const { handle, page: address } = guestInState(here, 'running', 5);
+  const started = sendStart(here, { handle, ...targetCertificates(there) });
+  const policy = SEND_START.policy.get(started.buffer);
+  const { pdh } = here.exportCertificates();
+  const received = RECEIVE_START.handle.get(receiveStart(there, { policy, pdh, session: started.session }).buffer);
+  there.activate(received, 5);
+  const { header, data } = sendUpdate(here, 'SEND_UPDATE_DATA', handle, address, PAGE_SIZE);
+  const target = there.place(new Uint8Array(PAGE_SIZE));
+  const out = packetBuffer(here, handle, address, new Uint8Array(HEADER_BYTES), new Uint8Array(PAGE_SIZE));
+  return {
+    send: issuer(here, 'SEND_UPDATE_DATA', out),
+    receive: issuer(there, 'RECEIVE_UPDATE_DATA', packetBuffer(there, received, target, header, data)),
+  };
+};
+
+const figure = async (name: string, primitives: string, ours: () => void, bare: () => void): Promise<Figure> => {
+  const pair = await alternate(
+    ROUNDS,
+    () => throughput(ours),
+    () => throughput(bare),
+  );
+  const rate = (value: number): string => `${value.toFixed(0)} MB/s`;
+  return {
+    name: `${name}, 4 KiB`,
+    ours: rate(pair.ours),
+    baseline: `${primitives}, ${rate(pair.baseline)}`,
+    ratio: pair.ratio,
+    target: 'at least 0.7',
+  };
+};
+
+/** What the secure processor's commands on guest memory cost beside the cipher and the MAC that they are made of. */
+export const measureSev = async (): Promise<Figure[]> => {
+  const { send, receive } = packets();
+  return [
+    await figure('LAUNCH_UPDATE_DATA', 'AES-128 and SHA-256', launchUpdate(initialised('launch'), false), bareLaunch),
+    await figure('LAUNCH_UPDATE_DATA, then read', 'AES-128 and SHA-256', launchUpdate(initialised('read'), true), bareLaunch),
+    await figure('SEND_UPDATE_DATA', 'AES-128-CTR and HMAC', send, barePacket),
+    await figure('RECEIVE_UPDATE_DATA', 'AES-128-CTR and HMAC', receive, barePacket),
+  ];
+};
