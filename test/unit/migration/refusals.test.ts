@@ -1,0 +1,75 @@
+import { describe, expect, it } from 'vitest';
+import { failed } from '../../../server/kernel/failure.js';
+import type { Vm } from '../../../server/kernel/kvm/vm.js';
+import { KVM_CAP } from '../../../server/kernel/uapi/capabilities.js';
+import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
+import { kvm_enable_cap } from '../../../server/kernel/uapi/kvm-structs.js';
+import { kvm_cpuid_entry2, kvm_cpuid2 } from '../../../server/kernel/uapi/x86-structs.js';
+import { describeGuest, whyNotSent } from '../../../server/migration/describe.js';
+import type { GuestDescription } from '../../../server/migration/guest.js';
+import { whyNotReceived } from '../../../server/migration/local-destination.js';
+import { createSevRig } from '../kernel/kvm/svm/sev-rig.js';
+import { Migration, plainGuest, sevGuest } from './two-hosts.js';
+
+const described = (vm: Vm): GuestDescription => {
+  const description = describeGuest(vm);
+  if (failed(description)) throw new Error(description.reason);
+  return description;
+};
+
+describe('a dry run on the source', () => {
+  it('finds nothing against a plain guest and a SEV guest', () => {
+    expect(whyNotSent(plainGuest(createSevRig()).vm)).toBeNull();
+    expect(whyNotSent(sevGuest(createSevRig()).vm)).toBeNull();
+  });
+
+  it('refuses a VM that has been sent, and one that is just being sent', () => {
+    const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there' })];
+    const guest = plainGuest(here);
+    const migration = new Migration(guest, there.vmm);
+    migration.until(() => migration.source.state.phase === 'copying');
+    expect(whyNotSent(guest.vm)).toMatchObject({ errno: 'EBUSY', reason: 'MIGRATION_UNDER_WAY' });
+    expect(migration.run()).toBe('sent');
+    expect(whyNotSent(guest.vm)).toMatchObject({ errno: 'EIO', reason: 'VM_NOT_ALIVE' });
+  });
+
+  it("refuses interrupt controllers that are half the VMM's", () => {
+    const { vmm } = createSevRig();
+    const { fd, vm } = vmm.createGuest(0);
+    const cap = kvm_enable_cap.encode({ cap: KVM_CAP.SPLIT_IRQCHIP, args: [24n, 0n, 0n, 0n] });
+    expect(vmm.process.try(fd, IOCTL.KVM_ENABLE_CAP, cap)).toBe(0);
+    expect(whyNotSent(vm)).toMatchObject({ reason: 'SPLIT_IRQCHIP_NOT_CARRIED' });
+  });
+
+  it('refuses a guest that is mirrored, and its mirror', () => {
+    const rig = createSevRig();
+    const owner = rig.vmm.createSevGuest();
+    const mirror = rig.vmm.createGuest(0);
+    expect(rig.vmm.copy(mirror.fd, owner.fd)).toBe(0);
+    expect(whyNotSent(owner.vm)).toMatchObject({ reason: 'VM_IS_MIRRORED' });
+    expect(whyNotSent(mirror.vm)).toMatchObject({ reason: 'VM_IS_MIRRORED' });
+  });
+});
+
+describe('a dry run on the destination', () => {
+  const here = (): GuestDescription => described(plainGuest(createSevRig()).vm);
+
+  it('finds nothing against a guest of a like host', () => {
+    expect(whyNotReceived(createSevRig().host.kernel, here())).toBeNull();
+  });
+
+  it('refuses features that this host does not have', () => {
+    const entry = kvm_cpuid_entry2.encode({ function: 7, ebx: 0xffff_ffff });
+    const cpuid = Uint8Array.from([...kvm_cpuid2.encode({ nent: 1 }), ...entry]);
+    const description = { ...here(), vcpus: [{ id: 0, cpuid }] };
+    expect(whyNotReceived(createSevRig().host.kernel, description)).toMatchObject({ reason: 'CPUID_NOT_SUPPORTED' });
+  });
+
+  it('refuses memory that no guest can have', () => {
+    const slot = { id: 0, gpa: 0, bytes: 2 ** 50, flags: 0, pinned: false };
+    for (const bytes of [2 ** 50, 100, 0, -4096])
+      expect(whyNotReceived(createSevRig().host.kernel, { ...here(), slots: [{ ...slot, bytes }] })).toMatchObject({
+        reason: 'GUEST_MEMORY_SIZE',
+      });
+  });
+});
