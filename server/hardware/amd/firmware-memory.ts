@@ -104,7 +104,10 @@ export class FirmwareMemory {
 
   private writeUnchecked(address: number, bytes: Uint8Array, key: EncryptionKey | null): void {
     const sole = this.soleFrame(address, bytes.length);
-    if (sole !== undefined) return this.writeInFrame(sole, address % PAGE_SIZE, bytes, key);
+    if (sole !== undefined) {
+      this.writeInFrame(sole, address % PAGE_SIZE, bytes, key);
+      return;
+    }
     let done = 0;
     for (const { frame, offset, length } of this.spans(address, bytes.length) ?? []) {
       this.writeInFrame(frame, offset, bytes.subarray(done, done + length), key);

@@ -65,7 +65,10 @@ class Tweaks {
     let base = address - (address % PAGE_SIZE);
     for (let done = 0; done < words.length; ) {
       const { page } = this.moveTo(base);
-      if (offset === 0 && words.length === WORDS_PER_PAGE) return applyToPage(words, page);
+      if (offset === 0 && words.length === WORDS_PER_PAGE) {
+        applyToPage(words, page);
+        return;
+      }
       const end = Math.min(words.length, done + WORDS_PER_PAGE - offset);
       for (; done < end; done += WORDS_PER_BLOCK, offset += WORDS_PER_BLOCK) {
         words[done] ^= page[offset];
