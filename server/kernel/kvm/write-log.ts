@@ -1,10 +1,11 @@
-import { type Gfn, gfn } from '../../hardware/units.js';
+import { type Gfn, gfn, PAGE_SIZE, uva } from '../../hardware/units.js';
 import type { Vm } from './vm.js';
 
 /**
  * The guest frames that have been written since they were last asked for: a dirty log beside that of the slots, so that a
- * migration by the daemon takes nothing away from a VMM that reads KVM_GET_DIRTY_LOG. As there, only the guest's and KVM's own
- * writes are seen; what the VMM's devices write into guest memory it has to say itself.
+ * migration by the daemon takes nothing away from a VMM that reads KVM_GET_DIRTY_LOG. Unlike KVM's it also sees what the VMM's
+ * devices write into guest memory through the VMM's own address space, which a VMM that migrates its guest itself would mark.
+ * What another process writes into memory that it shares with the VMM is not seen.
  */
 export class WriteLog {
   private written = new Set<Gfn>();
@@ -15,11 +16,13 @@ export class WriteLog {
   static begin(vm: Vm): WriteLog {
     const log = new WriteLog(vm);
     vm.writeLog = log;
+    vm.mm.watchWrites(log.noteRange);
     vm.arch.mmu.writeProtect(gfn(0), gfn(Number.MAX_SAFE_INTEGER));
     return log;
   }
 
   end(): void {
+    this.vm.mm.unwatchWrites(this.noteRange);
     this.vm.writeLog = null;
   }
 
@@ -34,4 +37,13 @@ export class WriteLog {
     for (const frame of written) this.vm.arch.mmu.writeProtect(frame, gfn(frame + 1));
     return written;
   }
+
+  /** User addresses [start, end) of the VM's owner have been written. */
+  private readonly noteRange = (start: number, end: number): void => {
+    for (const { baseGfn, npages, userspaceAddr } of this.vm.memslots.inHvaRange(uva(start), uva(end))) {
+      const first = Math.max(0, Math.floor((start - userspaceAddr) / PAGE_SIZE));
+      const last = Math.min(npages, Math.ceil((end - userspaceAddr) / PAGE_SIZE));
+      for (let page = first; page < last; page++) this.note(gfn(baseGfn + page));
+    }
+  };
 }

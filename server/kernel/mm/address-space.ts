@@ -52,6 +52,9 @@ const segv = (address: number | bigint, kernelRef: string): Failure =>
 
 const pageOf = (address: number): number => Math.floor(address / PAGE_SIZE);
 
+/** Told what the process, or the kernel for it, has written to its memory; both are addresses. */
+export type WriteWatcher = (start: number, end: number) => void;
+
 /**
  * `struct mm_struct`: the memory of one process. Everything in the kernel that reaches user memory goes through here,
  * and keeps no page beyond a wait unless it has pinned it.
@@ -60,6 +63,7 @@ export class AddressSpace implements UserCopy {
   private areas: Vma[] = [];
   private readonly ptes = new Map<number, Pte>();
   private readonly notifiers = new Set<MmuNotifier>();
+  private readonly writeWatchers = new Set<WriteWatcher>();
   private exited = false;
 
   constructor(readonly provider: PageProvider) {}
@@ -70,6 +74,14 @@ export class AddressSpace implements UserCopy {
 
   unregisterNotifier(notifier: MmuNotifier): void {
     this.notifiers.delete(notifier);
+  }
+
+  watchWrites(watcher: WriteWatcher): void {
+    this.writeWatchers.add(watcher);
+  }
+
+  unwatchWrites(watcher: WriteWatcher): void {
+    this.writeWatchers.delete(watcher);
   }
 
   /** Bytes of mappings and number of pages that are present. */
@@ -257,6 +269,7 @@ export class AddressSpace implements UserCopy {
 
   /** Writes as the process itself would. Bytes before the page that faults have been written. */
   write(address: number, bytes: Uint8Array): Failure | null {
+    for (const watcher of this.writeWatchers) watcher(address, address + bytes.length);
     for (let done = 0; done < bytes.length; ) {
       const page = this.fault(address + done, true);
       if (failed(page)) return page;

@@ -34,6 +34,8 @@ export interface CountingGuest {
   readonly vmFd: number;
   readonly vcpuFd: number;
   readonly vcpu: Vcpu;
+  /** Of its memory in the VMM. */
+  readonly address: number;
 }
 
 const counting = (vmm: Vmm, guest: Guest, load: (address: number) => void): CountingGuest => {
@@ -45,7 +47,7 @@ const counting = (vmm: Vmm, guest: Guest, load: (address: number) => void): Coun
   const [vcpu] = guest.vcpus;
   if (vcpu === undefined) throw new Error('no vCPU');
   vmm.startAt(vcpu.fd, ENTRY);
-  return { vmm, vm: guest.vm, vmFd: guest.fd, vcpuFd: vcpu.fd, vcpu: vcpu.vcpu };
+  return { vmm, vm: guest.vm, vmFd: guest.fd, vcpuFd: vcpu.fd, vcpu: vcpu.vcpu, address };
 };
 
 export const plainGuest = ({ vmm }: SevRig): CountingGuest => counting(vmm, vmm.createGuest(1), () => {});
@@ -79,7 +81,7 @@ export const sevEsGuest = ({ vmm }: SevRig): CountingGuest => {
   guest.vm.arch.sharedFrames.mapGpaRange(GHCB_GPA / PAGE_SIZE, 1, 0n);
   const [vcpu] = guest.vcpus;
   if (vcpu === undefined) throw new Error('no vCPU');
-  return { vmm, vm: guest.vm, vmFd: guest.fd, vcpuFd: guest.vcpuFd, vcpu: vcpu.vcpu };
+  return { vmm, vm: guest.vm, vmFd: guest.fd, vcpuFd: guest.vcpuFd, vcpu: vcpu.vcpu, address: guest.address };
 };
 
 /** Where the 64-bit guest counts: a private page of its own. */
@@ -177,6 +179,6 @@ export class Migration {
     const vcpuFd = received?.vcpuFds[0] ?? -1;
     const ops = to.process.process.files.lookup(vcpuFd)?.ops;
     if (received === null || !(ops instanceof VcpuFile)) throw new Error('nothing has arrived');
-    return { vmm: to, vm: ops.vcpu.vm, vmFd: received.vmFd, vcpuFd, vcpu: ops.vcpu };
+    return { vmm: to, vm: ops.vcpu.vm, vmFd: received.vmFd, vcpuFd, vcpu: ops.vcpu, address: received.slots[0]?.address ?? 0 };
   }
 }
