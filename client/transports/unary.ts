@@ -26,6 +26,8 @@ const OPTIONS = {
   // A call is repeated by its request id, which the host knows, and not by a library that does not.
   'grpc.enable_retries': 0,
   'grpc.service_config_disable_resolution': 1,
+  // Nobody asks a client for its channelz; the server has its own.
+  'grpc.enable_channelz': 0,
   // Connections of two clients in one program are as separate as those of two programs.
   'grpc.use_local_subchannel_pool': 1,
 };
