@@ -39,7 +39,7 @@ export interface GuestKind {
   source(vm: Vm): SourceKind;
   /** What the source's platform needs to know of this one. */
   target(kernel: Kernel): Result<Uint8Array>;
-  /** Makes a new VM, without vCPUs, a guest of this kind. */
-  initialise(current: Task, vm: Vm, description: GuestDescription): MightSleep<Failure | null> | null;
+  /** Makes a new VM, without vCPUs, a guest of this kind. The descriptors are those that it has opened and keeps. */
+  initialise(current: Task, vm: Vm, description: GuestDescription): MightSleep<Result<readonly number[]>>;
   destination(vm: Vm): DestinationKind;
 }

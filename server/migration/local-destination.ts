@@ -35,6 +35,8 @@ export interface ReceivedVm {
   readonly vmFd: number;
   /** In the order of the source's. */
   readonly vcpuFds: readonly number[];
+  /** `/dev/sev` of an encrypted guest. */
+  readonly otherFds: readonly number[];
   readonly slots: readonly ReceivedSlot[];
 }
 
@@ -85,6 +87,7 @@ export const whyNotReceived = (kernel: Kernel, description: GuestDescription): F
 class Reception {
   readonly files: File[] = [];
   readonly vcpuFds: number[] = [];
+  readonly otherFds: number[] = [];
   readonly slots: ReceivedSlot[] = [];
   vmFd = -1;
   pause: VmPause | null = null;
@@ -106,9 +109,10 @@ class Reception {
   *create(current: Task, description: GuestDescription): MightSleep<Failure | null> {
     const refused = (yield* this.createVm(current, description)) ?? (yield* this.createMemory(current, description));
     if (refused !== null) return refused;
-    const uninitialised = KINDS[description.kind].initialise(current, this.vm, description);
-    const encryption = uninitialised === null ? null : yield* uninitialised;
-    return encryption ?? (yield* this.pinMemory(current, description)) ?? (yield* this.createVcpus(current, description));
+    const opened = yield* KINDS[description.kind].initialise(current, this.vm, description);
+    if (failed(opened)) return opened;
+    for (const fd of opened) this.otherFds.push(this.keep(fd));
+    return (yield* this.pinMemory(current, description)) ?? (yield* this.createVcpus(current, description));
   }
 
   private *createVm(current: Task, { vmType, capabilities, irqchip, pit }: GuestDescription): MightSleep<Failure | null> {
@@ -182,7 +186,7 @@ class Reception {
   undo(): void {
     this.pause?.release();
     const { process, mm, files, slots } = this;
-    const fds = [this.vmFd, ...this.vcpuFds];
+    const fds = [this.vmFd, ...this.otherFds, ...this.vcpuFds];
     this.kernel.work('end of a migration that did not arrive', function* undo(current) {
       if (process.state.kind !== 'running') return;
       for (const fd of fds.reverse()) {
@@ -240,7 +244,7 @@ export const receiveGuest = (
     return failure;
   }
   reception.pause = VmPause.begin(reception.vm, () => {});
-  const { vmFd, vcpuFds, slots } = reception;
-  made({ vmFd, vcpuFds, slots });
+  const { vmFd, vcpuFds, otherFds, slots } = reception;
+  made({ vmFd, vcpuFds, otherFds, slots });
   return destinationGuest(reception, description, target);
 };

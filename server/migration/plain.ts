@@ -24,7 +24,9 @@ export const plainKind: GuestKind = {
   }),
 
   target: () => new Uint8Array(0),
-  initialise: () => null,
+  *initialise() {
+    return [];
+  },
   destination: (vm: Vm) => ({
     begin: () => null,
     receive: (batch): Failure | null => checkBatch(batch, 0) ?? writeClear(vm, batch),

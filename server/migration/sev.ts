@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '../hardware/units.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
+import { OPEN } from '../kernel/fs/file.js';
 import { InlineCopy } from '../kernel/fs/inline-copy.js';
 import { isSevEsGuest, toSevInfo } from '../kernel/kvm/svm/sev-info.js';
 import {
@@ -25,6 +26,7 @@ import type { Vcpu } from '../kernel/kvm/vcpu.js';
 import { VM_TYPE, type Vm } from '../kernel/kvm/vm.js';
 import type { Task } from '../kernel/sched/task.js';
 import type { MightSleep } from '../kernel/sched/wait.js';
+import { open } from '../kernel/syscalls/descriptors.js';
 import { KVM_SEV_CMD, kvm_sev_cmd, kvm_sev_init } from '../kernel/uapi/sev-structs.js';
 import type { GuestDescription, PageBatch } from './guest.js';
 import type { GuestKind } from './guest-kind.js';
@@ -156,8 +158,15 @@ const restore = (vm: Vm, part: StatePart): Failure | null => {
   return vcpu === undefined || !isSevEsGuest(vm) ? malformed('vCPU') : restoreSevVcpu(vcpu, part);
 };
 
-/** KVM_SEV_INIT or KVM_SEV_ES_INIT, or KVM_SEV_INIT2 for the types that want it. */
-function* initialise(current: Task, vm: Vm, { encryptedState, vmsaFeatures }: GuestDescription): MightSleep<Failure | null> {
+/**
+ * KVM_SEV_INIT or KVM_SEV_ES_INIT, or KVM_SEV_INIT2 for the types that want it; and `/dev/sev`, by which KVM lets the VMM
+ * issue the guest's commands afterwards (KVM_SEV_GUEST_STATUS).
+ */
+function* initialise(
+  current: Task,
+  vm: Vm,
+  { encryptedState, vmsaFeatures }: GuestDescription,
+): MightSleep<Result<readonly number[]>> {
   const { memEncIoctl } = vm.kernel.ops;
   if (memEncIoctl === undefined) return new Failure('EINVAL', 'HOST_WITHOUT_SEV', 'server/migration');
   const legacy = encryptedState ? KVM_SEV_CMD.ES_INIT : KVM_SEV_CMD.INIT;
@@ -165,7 +174,11 @@ function* initialise(current: Task, vm: Vm, { encryptedState, vmsaFeatures }: Gu
   const user = new InlineCopy(vm.mm);
   const data = user.place(kvm_sev_init.encode({ vmsa_features: vmsaFeatures }));
   const result = yield* memEncIoctl(current, vm, { value: user.place(kvm_sev_cmd.encode({ id, data })), user });
-  return failed(result) ? result : null;
+  if (failed(result)) return result;
+  const fd = yield* open(vm.kernel, current, '/dev/sev', OPEN.RDWR);
+  if (failed(fd)) return fd;
+  toSevInfo(vm).fd = fd;
+  return [fd];
 }
 
 /** A failure after which the guest has no key any more is one of the platform: it is not resumed behind anybody's back. */

@@ -138,6 +138,8 @@ describe('a SEV guest whose platform or owner forbids the way', () => {
     const migration = new Migration(sevGuest(here, NODBG), there.vmm);
     expect(migration.run()).toBe('sent');
     expect(there.vmm.process.kernel.amd?.processor.guests()).toMatchObject([{ policy: NODBG, state: 'running' }]);
+    const RUNNING = 3;
+    expect(there.vmm.status({ fd: migration.arrived().vmFd })).toMatchObject({ result: 0, policy: NODBG, state: RUNNING });
   });
 });
 
