@@ -174,7 +174,10 @@ export class InstructionDecoder {
     const { iced } = this;
     const base = this.generalRegister(decoded.memoryBase);
     const index = this.generalRegister(decoded.memoryIndex);
-    const displacement = decoded.isIpRelMemoryOperand ? decoded.ipRelMemoryAddress : decoded.memoryDisplacementU64;
+    // Halved on both ways: V8 of Node 20 fails an assertion when it optimises one of two unsigned BigInts cut to 32 bits.
+    const displacement = decoded.isIpRelMemoryOperand
+      ? halves(decoded.ipRelMemoryAddress)
+      : halves(decoded.memoryDisplacementU64);
     const fromRip32 = decoded.memoryBase === iced.Register.EIP;
     const registerSize = base?.size ?? index?.size;
     const displacementSize = decoded.memoryDisplSize;
@@ -188,8 +191,8 @@ export class InstructionDecoder {
       base: base?.index ?? -1,
       index: index?.index ?? -1,
       scale: decoded.memoryIndexScale,
-      displacementLo: low(displacement),
-      displacementHi: high(displacement),
+      displacementLo: displacement.lo,
+      displacementHi: displacement.hi,
       addressSize: addressBytes === 2 ? 16 : addressBytes === 4 ? 32 : 64,
     };
   }
@@ -202,6 +205,7 @@ export class InstructionDecoder {
 
 const low = (value: bigint): number => Number(BigInt.asIntN(32, value));
 const high = (value: bigint): number => Number(BigInt.asIntN(32, value >> 32n));
+const halves = (value: bigint): { readonly lo: number; readonly hi: number } => ({ lo: low(value), hi: high(value) });
 
 function registerTable(iced: Library): ReadonlyMap<number, Operand> {
   const table = new Map<number, Operand>();

@@ -50,11 +50,9 @@ class Pointers {
     return this.size === 32 ? low === 0 : (low | this.gpr[2 * Gpr.RCX + 1]) === 0;
   }
 
-  /** RCX as a number, at most `limit`. */
-  count(limit: number): number {
-    if (this.size === 16) return Math.min(limit, this.gpr16[4 * Gpr.RCX]);
-    if (this.size === 64 && this.gpr[2 * Gpr.RCX + 1] !== 0) return limit;
-    return Math.min(limit, this.gpr[2 * Gpr.RCX] >>> 0);
+  /** RCX as kvm's emulator takes it for a number of elements: 32 bits of it. */
+  count32(): number {
+    return this.size === 16 ? this.gpr16[4 * Gpr.RCX] : this.gpr[2 * Gpr.RCX] >>> 0;
   }
 }
 
@@ -243,7 +241,7 @@ const inputString =
       const by = step(core, size);
       const offset = core.gpr[2 * Gpr.RDI] & 0xfff;
       const inPage = by < 0 ? offset : 4096 - offset;
-      const wanted = repeated ? pointers.count(INPUT_BATCH) : 1;
+      const wanted = repeated ? pointers.count32() : 1;
       const count = Math.max(1, Math.min(inPage, INPUT_BATCH / size, wanted));
       const data = memory.bus.readPort(port, size, count);
       if (data === null) throw new DataPending();
