@@ -21,6 +21,9 @@ export const SIMKVMD = fileURLToPath(new URL('../../simkvmd.cjs', import.meta.ur
 export const startServer = async (program: string, ...args: string[]): Promise<ChildServer> => {
   const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
   const exited = once(child, 'exit');
+  // A benchmark that ends early must not leave its servers behind.
+  const kill = (): void => void child.kill('SIGKILL');
+  process.once('exit', kill);
   let said = '';
   const target = await new Promise<string>((resolve, reject) => {
     child.stdout.on('data', (text: Buffer) => {
@@ -37,7 +40,8 @@ export const startServer = async (program: string, ...args: string[]): Promise<C
       return Number(kilobytes) * 1024;
     },
     [Symbol.asyncDispose]: async () => {
-      child.kill('SIGKILL');
+      process.off('exit', kill);
+      kill();
       await exited;
     },
   };
