@@ -24,8 +24,13 @@ const REGULAR_FILE_MODE = 0o100600;
 export interface GuestMemfdBinding {
   /** KVM_MEMSLOT_GMEM_ONLY: shared accesses go to the file too; userspace_addr is not used. */
   readonly onlyGmem: boolean;
-  /** `kvm_gmem_get_pfn`: the page behind a guest frame, without a reference. EFAULT once the file is closed. */
+  /**
+   * `kvm_gmem_get_pfn`: the page behind a guest frame, without a reference, as the vendor has prepared it for the guest.
+   * EFAULT once the file is closed.
+   */
   page(frame: Gfn): Result<Page>;
+  /** `__kvm_gmem_get_pfn`: the same page before that. */
+  unpreparedPage(frame: Gfn): Result<Page>;
   /** `kvm_gmem_unbind`: the slot goes. */
   unbind(): void;
 }
@@ -91,7 +96,8 @@ export class GuestMemfd implements FileOperations, MemoryObject {
     this.bindings.add(binding);
     slot.gmem = {
       onlyGmem: this.supportsMmap,
-      page: (frame) => this.pageFor(binding, frame),
+      page: (frame) => this.preparedPage(binding, frame),
+      unpreparedPage: (frame) => this.pageFor(binding, frame),
       unbind: () => this.bindings.delete(binding),
     };
     return null;
@@ -167,11 +173,23 @@ export class GuestMemfd implements FileOperations, MemoryObject {
     this.closed = true;
     this.bindings.clear();
     vm.slotsLock.unlock(current);
-    for (const page of this.pages.values()) page.put();
+    for (const page of this.pages.values()) this.freePage(page);
     vm.kernel.costs.charge('page_freed', this.pages.size);
     this.pages.clear();
     this.charge.release();
     yield* vm.put(current);
+  }
+
+  /** `kvm_gmem_prepare_folio`. */
+  private preparedPage(binding: Binding, frame: Gfn): Result<Page> {
+    const page = this.pageFor(binding, frame);
+    if (failed(page)) return page;
+    return this.vm.kernel.ops.gmemPrepare?.(this.vm, frame, page) ?? page;
+  }
+
+  /** `kvm_gmem_free_folio`: a page that the vendor cannot take away from the guest is leaked. */
+  private freePage(page: Page): void {
+    if (this.vm.kernel.ops.gmemInvalidate?.(page) !== false) page.put();
   }
 
   private pageFor(binding: Binding, frame: Gfn): Result<Page> {
@@ -202,7 +220,7 @@ export class GuestMemfd implements FileOperations, MemoryObject {
       if (index < first || index >= last) continue;
       this.pages.delete(index);
       this.vm.kernel.costs.charge('page_freed');
-      page.put();
+      this.freePage(page);
     }
   }
 

@@ -23,6 +23,8 @@ export const REQUEST = {
   IOAPIC_EOI_EXIT: 1 << 9,
   /** KVM_EXIT_TPR_ACCESS. */
   REPORT_TPR_ACCESS: 1 << 10,
+  /** Another vCPU of a SEV-SNP guest has given this one a new save area, or taken it away. */
+  UPDATE_PROTECTED_GUEST_STATE: 1 << 11,
 } as const;
 
 /** `struct kvm_vcpu`. Its mutex is held for the whole of KVM_RUN; it lives as long as its VM. */

@@ -34,6 +34,12 @@ export class EncryptionContexts {
       this.findings.report('kernel', 'ASID_REUSED_WITHOUT_FLUSH', `ASID ${id} was handed out again without WBINVD and DF_FLUSH`);
   }
 
+  /** The kernel gives an ASID up. A guest's key that is still in its slot belongs to a context that nobody knows any more. */
+  asidFreed(id: Asid): void {
+    if (this.keys === null || this.keys.keyOf(id) === null) return;
+    this.findings.report('kernel', 'ASID_FREED_WHILE_BOUND', `ASID ${id} was freed while a guest's context is bound to it`);
+  }
+
   /** A VM has become an encrypted guest. */
   bound(vm: Vm, id: Asid): void {
     for (const [other, token] of this.tokens)

@@ -1,3 +1,4 @@
+import type { Rmp } from '../../hardware/amd/rmp.js';
 import type { MappedPage, MemoryAccess } from '../../hardware/cpu/types.js';
 import type { Frame } from '../../hardware/dram.js';
 import type { Vcpu } from '../kvm/vcpu.js';
@@ -17,6 +18,8 @@ export class GuestFrames {
   constructor(
     private readonly findings: Findings,
     private readonly contexts: EncryptionContexts,
+    /** Null on an Intel host. */
+    private readonly rmp: Rmp | null,
   ) {}
 
   /** A frame has been encrypted, or accessed, under the key of a VM's context. */
@@ -55,6 +58,13 @@ export class GuestFrames {
   freed(frame: Frame): void {
     const owner = this.owners.get(frame)?.owner ?? null;
     this.owners.delete(frame);
+    if (this.rmp?.isActive === true && this.rmp.entry(frame.pfn).assigned)
+      this.findings.report(
+        'kernel',
+        'FRAME_FREED_WHILE_ASSIGNED',
+        `frame ${frame.pfn} was freed while the reverse map has it as ${this.rmp.state(frame.pfn)}`,
+        owner?.id ?? null,
+      );
     const key = frame.dirtyUnder;
     if (key === null) return;
     this.findings.report(

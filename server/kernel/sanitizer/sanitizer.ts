@@ -34,7 +34,7 @@ export class Sanitizer {
     scheduler: Scheduler,
   ) {
     this.contexts = new EncryptionContexts(findings, amd?.asidKeys ?? null);
-    this.frames = new GuestFrames(findings, this.contexts);
+    this.frames = new GuestFrames(findings, this.contexts, amd?.rmp ?? null);
     this.carried = new CarriedState(findings);
     this.interrupts = new InterruptLedger(findings);
     this.leaks = new Leaks(findings, amd?.processor ?? null);

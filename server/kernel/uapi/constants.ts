@@ -65,6 +65,8 @@ export const KVM_RUN_X86 = { SMM: 1, BUS_LOCK: 2, GUEST_MODE: 4 } as const;
 
 /** `kvm_run.hypercall.nr` that can come to userspace, and its flags. */
 export const KVM_HC = { MAP_GPA_RANGE: 12 } as const;
+/** Attributes of KVM_HC_MAP_GPA_RANGE: page size in bits 3:0, and whether the range becomes private. */
+export const KVM_MAP_GPA_RANGE = { PAGE_SZ_4K: 0n, PAGE_SZ_2M: 1n, ENCRYPTED: 16n, DECRYPTED: 0n } as const;
 export const KVM_EXIT_HYPERCALL_FLAG = { LONG_MODE: 1 } as const;
 
 /** `kvm_run.kvm_valid_regs` and `kvm_dirty_regs`. */

@@ -127,6 +127,13 @@ export const kvm_run__memory_fault = struct('kvm_run.memory_fault', 288, {
   size: u64(48),
 });
 
+/** KVM_EXIT_SNP_REQ_CERTS. `ret` is the answer: 0, or ENOSPC (with the `npages` needed), EAGAIN, EIO. Field widths [M]. */
+export const kvm_run__snp_req_certs = struct('kvm_run.snp_req_certs', 288, {
+  gpa: u64(32),
+  npages: u64(40),
+  ret: u64(48),
+});
+
 /** `kvm_run.s.regs`: what kvm_valid_regs and kvm_dirty_regs name. */
 export const kvm_sync_regs = struct('kvm_sync_regs', 520, {
   regs: nested(kvm_regs, 0),

@@ -22,6 +22,8 @@ export interface AsidAllocatorOptions {
   readonly flush: () => Failure | null;
   /** Told of each ASID that is handed out. */
   readonly onAllocate: (id: Asid) => void;
+  /** Told of each ASID that is given back. */
+  readonly onFree: (id: Asid) => void;
 }
 
 /**
@@ -52,6 +54,7 @@ export class AsidAllocator {
   }
 
   free(id: Asid, cgroup: MiscCgroup, es: boolean): void {
+    this.options.onFree(id);
     this.reclaimable.add(id);
     cgroup.uncharge(miscResource(es));
   }

@@ -5,6 +5,7 @@ import {
   ghcbMsr,
   ghcbMsrCode,
   ghcbMsrCpuidResponse,
+  ghcbMsrData,
   ghcbMsrSevInfo,
 } from '../../../hardware/amd/ghcb.js';
 import { Failure } from '../../failure.js';
@@ -13,7 +14,8 @@ import { kvm_run__system_event } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
 import type { VendorExit } from '../x86/ops.js';
 import { holdForSipi } from './ap-reset-hold.js';
-import { toSevInfo } from './sev-info.js';
+import { isSevSnpGuest, toSevInfo } from './sev-info.js';
+import { pageStateChangeByMsr } from './snp/page-state-change.js';
 import { toSvm } from './vcpu-svm.js';
 
 const HANDLED: VendorExit = { kind: 'handled' };
@@ -23,6 +25,12 @@ export const terminate = (vcpu: Vcpu, data: bigint): VendorExit => {
   vcpu.arch.run.exit(KVM_EXIT.SYSTEM_EVENT, kvm_run__system_event, { type: KVM_SYSTEM_EVENT.SEV_TERM, ndata: 1, data: [data] });
   return { kind: 'to-user' };
 };
+
+/** `GHCB_HV_FT_SUPPORTED`: SEV-SNP and AP creation; told to every guest that asks. */
+export const GHCB_HV_FT_SUPPORTED = 3n;
+
+/** `GHCB_MSR_PREF_GPA_NONE`: the guest may put its GHCB where it likes. */
+const NO_PREFERRED_GPA = 0xf_ffff_ffff_ffffn;
 
 const VERSION_SHIFT = 48n;
 
@@ -35,10 +43,11 @@ const CPUID_REGISTERS = ['eax', 'ebx', 'ecx', 'edx'] as const;
 
 /**
  * `sev_handle_vmgexit_msr_protocol`: what a guest asks for before it has a GHCB, in the GHCB MSR itself; the answer is
- * there when it goes on. A request that nobody knows ends KVM_RUN with EINVAL.
+ * there when it goes on. A request that nobody knows ends KVM_RUN with EINVAL, one for SNP guests terminates any other.
  */
 export const handleMsrProtocol = (vcpu: Vcpu, request: bigint): VendorExit => {
-  const { vmcb } = toSvm(vcpu);
+  const { vmcb, sevEs } = toSvm(vcpu);
+  const snp = isSevSnpGuest(vcpu.vm);
   const answer = (value: bigint): VendorExit => {
     vmcb.ghcb = value;
     return HANDLED;
@@ -55,7 +64,17 @@ export const handleMsrProtocol = (vcpu: Vcpu, request: bigint): VendorExit => {
       vmcb.ghcb = ghcbMsr(GHCB_MSR.AP_RESET_HOLD_RESP, 0n);
       return holdForSipi(vcpu, 'msr-protocol');
     case GHCB_MSR.HV_FEATURES_REQ:
-      return answer(ghcbMsr(GHCB_MSR.HV_FEATURES_RESP, 0n));
+      return answer(ghcbMsr(GHCB_MSR.HV_FEATURES_RESP, GHCB_HV_FT_SUPPORTED));
+    case GHCB_MSR.PREFERRED_GPA_REQ:
+      return snp ? answer(ghcbMsr(GHCB_MSR.PREFERRED_GPA_RESP, NO_PREFERRED_GPA)) : terminate(vcpu, request);
+    case GHCB_MSR.REGISTER_GPA_REQ: {
+      if (!snp) return terminate(vcpu, request);
+      const frame = ghcbMsrData(request);
+      sevEs.ghcbRegisteredGpa = frame << 12n;
+      return answer(ghcbMsr(GHCB_MSR.REGISTER_GPA_RESP, frame));
+    }
+    case GHCB_MSR.PSC_REQ:
+      return snp ? pageStateChangeByMsr(vcpu, request) : terminate(vcpu, request);
     case GHCB_MSR.TERMINATE:
       return terminate(vcpu, request);
     default:

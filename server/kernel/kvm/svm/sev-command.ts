@@ -57,7 +57,7 @@ export const placeBlob = ({ module: { psp } }: SevCall, slot: number, blob: Uint
  * must be `/dev/sev`. EBADF, or EIO with the firmware's status.
  */
 export const issueOnFd = (
-  { module, current }: SevCall,
+  { module, current }: Pick<SevCall, 'module' | 'current'>,
   fd: number,
   name: CommandName,
   buffer: Uint8Array,

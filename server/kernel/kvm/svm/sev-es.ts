@@ -1,92 +1,38 @@
 import { clearGhcbFields, GHCB, GHCB_EXIT, ghcbMsrCode, isGhcbFieldValid, setGhcbField } from '../../../hardware/amd/ghcb.js';
 import { SvmExitCode } from '../../../hardware/cpu/types.js';
-import { type Gpa, PAGE_SIZE } from '../../../hardware/units.js';
+import type { Gpa } from '../../../hardware/units.js';
 import { Failure } from '../../failure.js';
+import type { Task } from '../../sched/task.js';
 import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../uapi/constants.js';
 import { kvm_run__internal } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
 import type { VendorExit } from '../x86/ops.js';
 import type { Turn } from '../x86/vcpu-arch.js';
 import { holdForSipi } from './ap-reset-hold.js';
-import { handleMsrProtocol, terminate } from './ghcb-msr.js';
+import { GHCB_HV_FT_SUPPORTED, handleMsrProtocol, terminate } from './ghcb-msr.js';
+import {
+  answerRegisters,
+  GHCB_ERR,
+  type GhcbHandler,
+  type GhcbRequest,
+  reject,
+  SCRATCH_LIMIT,
+  scratchArea,
+  succeed,
+} from './ghcb-request.js';
 import { guestAddress, mapGuestPage, readGuest, writeGuest } from './guest-memory.js';
 import { mmioRead, mmioWrite, portIn, portOut } from './sev-es-io.js';
-import { toSevInfo } from './sev-info.js';
+import { isSevSnpGuest, toSevInfo } from './sev-info.js';
+import type { SevModule } from './sev-module.js';
+import { apCreation } from './snp/ap-creation.js';
+import { extendedGuestRequest, guestRequest } from './snp/guest-request.js';
+import { pageStateChange } from './snp/page-state-change.js';
 import { physicalCpu, toSvm } from './vcpu-svm.js';
-
-/** `GHCB_SCRATCH_AREA_LIMIT`. */
-const SCRATCH_LIMIT = 16 * 1024;
-
-/** What the host writes into `sw_exit_info_1` when a request is malformed, and why into `sw_exit_info_2`. */
-const MALFORMED_INPUT = 2n;
-const GHCB_ERR = {
-  INVALID_USAGE: 2n,
-  INVALID_SCRATCH_AREA: 3n,
-  MISSING_INPUT: 4n,
-  INVALID_INPUT: 5n,
-  INVALID_EVENT: 6n,
-} as const;
 
 /** Bits of exit_info_1 of an IOIO exit (APM volume 2, 15.10.2). */
 const IOIO = { IN: 1n, STRING: 4n, SIZE_SHIFT: 4n, SIZE_MASK: 7n, PORT_SHIFT: 16n } as const;
 
-/** What a guest has put into its GHCB (`sev_es_sync_from_ghcb`). */
-interface Request {
-  readonly vcpu: Vcpu;
-  readonly ghcb: Gpa;
-  readonly code: bigint;
-  readonly info1: bigint;
-  readonly info2: bigint;
-  readonly scratch: bigint | null;
-  /** Null where the guest has not declared the register as valid. */
-  readonly rax: bigint | null;
-  readonly rcx: bigint | null;
-}
-
-type Handler = (request: Request) => Turn;
-type Register = 'rax' | 'rbx' | 'rcx' | 'rdx';
-
-/** Writes to the GHCB, which is mapped anew: between request and answer userspace may have run. */
-const withGhcb = ({ vcpu, ghcb }: Pick<Request, 'vcpu' | 'ghcb'>, write: (page: Uint8Array) => void): Turn => {
-  const page = mapGuestPage(vcpu, ghcb);
-  if (page !== null) write(page);
-  return 'again';
-};
-
-const reject = (request: Pick<Request, 'vcpu' | 'ghcb'>, reason: bigint): Turn =>
-  withGhcb(request, (page) => {
-    setGhcbField(page, GHCB.swExitInfo1, MALFORMED_INPUT);
-    setGhcbField(page, GHCB.swExitInfo2, reason);
-  });
-
-/** Answers with values of exit_info_2. */
-const succeed = (request: Request, info2: bigint): Turn =>
-  withGhcb(request, (page) => {
-    setGhcbField(page, GHCB.swExitInfo1, 0n);
-    setGhcbField(page, GHCB.swExitInfo2, info2);
-  });
-
-/** `sev_es_sync_to_ghcb`: results in registers. */
-const answerRegisters = (request: Request, values: Partial<Record<Register, bigint>>): Turn =>
-  withGhcb(request, (page) => {
-    for (const name of ['rax', 'rbx', 'rcx', 'rdx'] as const) {
-      const value = values[name];
-      if (value !== undefined) setGhcbField(page, GHCB[name], value);
-    }
-  });
-
-/** `setup_vmgexit_scratch`: where the data lies; part of the GHCB itself, or shared memory of at most 16 KiB. */
-const scratchArea = ({ scratch, ghcb }: Request, length: number): Gpa | null => {
-  const start = scratch === null || scratch === 0n ? null : guestAddress(scratch);
-  if (start === null) return null;
-  const end = start + length;
-  const inGhcb = start >= ghcb && start < ghcb + PAGE_SIZE;
-  const buffer = ghcb + GHCB.sharedBuffer.offset;
-  if (inGhcb) return start >= buffer && end <= buffer + GHCB.sharedBuffer.size ? start : null;
-  return length <= SCRATCH_LIMIT ? start : null;
-};
-
-const mmioReadExit: Handler = (request) => {
+const mmioReadExit: GhcbHandler = (request) => {
   const address = guestAddress(request.info1);
   const length = Number(request.info2);
   const area = scratchArea(request, length);
@@ -97,7 +43,7 @@ const mmioReadExit: Handler = (request) => {
   });
 };
 
-const mmioWriteExit: Handler = (request) => {
+const mmioWriteExit: GhcbHandler = (request) => {
   const address = guestAddress(request.info1);
   const length = Number(request.info2);
   const area = scratchArea(request, length);
@@ -111,7 +57,7 @@ const operandSize = (info1: bigint): 1 | 2 | 4 | null => {
   return size === 1 || size === 2 || size === 4 ? size : null;
 };
 
-const ioExit: Handler = (request) => {
+const ioExit: GhcbHandler = (request) => {
   const { vcpu, info1, info2, rax } = request;
   const size = operandSize(info1);
   if (size === null) return reject(request, GHCB_ERR.INVALID_INPUT);
@@ -132,7 +78,7 @@ const ioExit: Handler = (request) => {
 };
 
 /** `sev_es_string_io`. */
-const stringIo = (request: Request, access: { port: number; size: 1 | 2 | 4; count: number }, isIn: boolean): Turn => {
+const stringIo = (request: GhcbRequest, access: { port: number; size: 1 | 2 | 4; count: number }, isIn: boolean): Turn => {
   const { vcpu } = request;
   const length = access.size * access.count;
   if (access.count === 0 || length > SCRATCH_LIMIT)
@@ -148,7 +94,7 @@ const stringIo = (request: Request, access: { port: number; size: 1 | 2 | 4; cou
   return data === null ? reject(request, GHCB_ERR.INVALID_SCRATCH_AREA) : portOut(vcpu, access, data);
 };
 
-const cpuidExit: Handler = (request) => {
+const cpuidExit: GhcbHandler = (request) => {
   const { vcpu, rax, rcx } = request;
   if (rax === null || rcx === null) return reject(request, GHCB_ERR.MISSING_INPUT);
   const { eax, ebx, ecx, edx } = vcpu.arch.cpuid.query(Number(rax & 0xffff_ffffn), Number(rcx & 0xffff_ffffn));
@@ -157,7 +103,7 @@ const cpuidExit: Handler = (request) => {
 };
 
 /** exit_info_1: 0 sets the table's address, 1 asks for it. */
-const apJumpTableExit: Handler = (request) => {
+const apJumpTableExit: GhcbHandler = (request) => {
   const sev = toSevInfo(request.vcpu.vm);
   if (request.info1 === 0n) {
     sev.apJumpTable = request.info2;
@@ -171,13 +117,17 @@ const turnOf = (exit: VendorExit): Turn => {
   return exit.kind === 'handled' ? 'again' : 'to-user';
 };
 
-const HANDLERS: ReadonlyMap<bigint, Handler> = new Map<bigint, Handler>([
+const HANDLERS: ReadonlyMap<bigint, GhcbHandler> = new Map<bigint, GhcbHandler>([
   [GHCB_EXIT.MMIO_READ, mmioReadExit],
   [GHCB_EXIT.MMIO_WRITE, mmioWriteExit],
   [GHCB_EXIT.NMI_COMPLETE, () => 'again'],
   [GHCB_EXIT.AP_HLT_LOOP, ({ vcpu }) => turnOf(holdForSipi(vcpu, 'nae-event'))],
   [GHCB_EXIT.AP_JUMP_TABLE, apJumpTableExit],
-  [GHCB_EXIT.HV_FEATURES, (request) => succeed(request, 0n)],
+  [GHCB_EXIT.HV_FEATURES, (request) => succeed(request, GHCB_HV_FT_SUPPORTED)],
+  [GHCB_EXIT.PSC, pageStateChange],
+  [GHCB_EXIT.AP_CREATION, apCreation],
+  [GHCB_EXIT.GUEST_REQUEST, guestRequest],
+  [GHCB_EXIT.EXT_GUEST_REQUEST, extendedGuestRequest],
   [GHCB_EXIT.TERMINATION, ({ vcpu, ghcb }) => turnOf(terminate(vcpu, BigInt(ghcb)))],
   [BigInt(SvmExitCode.IOIO), ioExit],
   [BigInt(SvmExitCode.CPUID), cpuidExit],
@@ -201,9 +151,11 @@ const malformed = (page: Uint8Array): bigint | null => {
 };
 
 /** `sev_es_sync_from_ghcb`: takes the request out of the block and declares its fields as used. */
-const takeRequest = (vcpu: Vcpu, ghcb: Gpa, page: Uint8Array): Request => {
+const takeRequest = (module: SevModule, current: Task, vcpu: Vcpu, ghcb: Gpa, page: Uint8Array): GhcbRequest => {
   const valid = (field: typeof GHCB.rax): bigint | null => (isGhcbFieldValid(page, field) ? field.get(page) : null);
-  const request: Request = {
+  const request: GhcbRequest = {
+    module,
+    current,
     vcpu,
     ghcb,
     code: GHCB.swExitCode.get(page),
@@ -211,6 +163,7 @@ const takeRequest = (vcpu: Vcpu, ghcb: Gpa, page: Uint8Array): Request => {
     info2: GHCB.swExitInfo2.get(page),
     scratch: valid(GHCB.swScratch),
     rax: valid(GHCB.rax),
+    rbx: valid(GHCB.rbx),
     rcx: valid(GHCB.rcx),
   };
   clearGhcbFields(page);
@@ -219,17 +172,20 @@ const takeRequest = (vcpu: Vcpu, ghcb: Gpa, page: Uint8Array): Request => {
 
 /**
  * `sev_handle_vmgexit`: an encrypted guest asks the host for something. A GHCB that cannot be mapped, or none, resumes the
- * guest, which sees that nothing was done.
+ * guest, which sees that nothing was done. EINVAL: an SNP guest uses a GHCB that it has not registered.
  */
-export const handleVmgexit = (vcpu: Vcpu): Turn => {
-  const { ghcb } = toSvm(vcpu).vmcb;
+export const handleVmgexit = (module: SevModule, current: Task, vcpu: Vcpu): Turn => {
+  const { sevEs, vmcb } = toSvm(vcpu);
+  const { ghcb } = vmcb;
   if (ghcb === null || ghcb === 0n) return 'again';
   if (ghcbMsrCode(ghcb) !== 0) return turnOf(handleMsrProtocol(vcpu, ghcb));
   const address = guestAddress(ghcb);
   const page = address === null ? null : mapGuestPage(vcpu, address);
   if (address === null || page === null) return 'again';
   const reason = malformed(page);
-  const request = takeRequest(vcpu, address, page);
+  const request = takeRequest(module, current, vcpu, address, page);
+  if (isSevSnpGuest(vcpu.vm) && sevEs.ghcbRegisteredGpa !== ghcb)
+    return new Failure('EINVAL', 'GHCB_NOT_REGISTERED', 'sev_handle_vmgexit', { ghcb: `0x${ghcb.toString(16)}` });
   if (reason !== null) return reject(request, reason);
   setGhcbField(page, GHCB.swExitInfo1, 0n);
   setGhcbField(page, GHCB.swExitInfo2, 0n);

@@ -4,6 +4,8 @@ import type { MiscCgroup } from '../../cgroup/misc.js';
 import type { KmemCharge } from '../../kmem.js';
 import type { Page } from '../../mm/page.js';
 import { VM_TYPE, type Vm } from '../vm.js';
+import type { SnpContext } from './snp/context.js';
+import type { GuestRequestBuffers } from './snp/guest-request-buffers.js';
 
 /** `struct enc_region`: a range of user memory that KVM_MEMORY_ENCRYPT_REG_REGION has pinned. */
 export interface EncRegion {
@@ -38,6 +40,12 @@ export class SevInfo {
   /** Descriptor of `/dev/sev` in the VMM's table; looked up again by each command. A move leaves it. */
   fd = 0;
   policy = 0;
+  /** SEV-SNP, from KVM_SEV_SNP_LAUNCH_START on. A move leaves it [D]. */
+  snpContext: SnpContext | null = null;
+  /** SEV-SNP: pages through which guest requests go. A move leaves them [D]. */
+  guestRequest: GuestRequestBuffers | null = null;
+  /** KVM_SEV_SNP_ENABLE_REQ_CERTS. */
+  snpCertsEnabled = false;
   /** Pages pinned, as RLIMIT_MEMLOCK counts them. */
   pagesLocked = 0;
   regions: EncRegion[] = [];

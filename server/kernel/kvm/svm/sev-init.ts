@@ -3,6 +3,7 @@ import { Failure, failed } from '../../failure.js';
 import { kvm_sev_init } from '../../uapi/sev-structs.js';
 import { VM_TYPE, type VmType } from '../vm.js';
 import { copyParams, type SevCall, type SevHandler } from './sev-command.js';
+import { allocateGuestRequestBuffers } from './snp/guest-request-buffers.js';
 
 const GHCB_VERSION_MAX = 2;
 const GHCB_VERSION_LEGACY = 1;
@@ -57,6 +58,14 @@ const initialise = (call: SevCall, request: InitRequest): Failure | null => {
   if (failure !== null) {
     module.asids.free(asid, cgroup, es);
     return failure;
+  }
+  if (request.type === VM_TYPE.SNP) {
+    const buffers = allocateGuestRequestBuffers(module, vm);
+    if (failed(buffers)) {
+      module.asids.free(asid, cgroup, es);
+      return buffers;
+    }
+    sev.guestRequest = buffers;
   }
   sev.active = true;
   sev.esActive = es;

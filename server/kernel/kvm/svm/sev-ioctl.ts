@@ -21,6 +21,8 @@ import type { SevModule } from './sev-module.js';
 import { receiveFinish, receiveStart, receiveUpdateData } from './sev-receive.js';
 import { sendCancel, sendFinish, sendStart, sendUpdateData } from './sev-send.js';
 import { launchUpdateVmsa } from './sev-vcpu.js';
+import { snpEnableReqCerts, snpLaunchFinish, snpLaunchStart } from './snp/launch.js';
+import { snpLaunchUpdate } from './snp/launch-update.js';
 
 /** The commands that this kernel has. SEND_UPDATE_VMSA, RECEIVE_UPDATE_VMSA and CERT_EXPORT no kernel ever had. */
 const COMMANDS: readonly (readonly [KvmSevCmdName, SevHandler])[] = [
@@ -44,6 +46,10 @@ const COMMANDS: readonly (readonly [KvmSevCmdName, SevHandler])[] = [
   ['RECEIVE_START', receiveStart],
   ['RECEIVE_UPDATE_DATA', receiveUpdateData],
   ['RECEIVE_FINISH', receiveFinish],
+  ['SNP_LAUNCH_START', snpLaunchStart],
+  ['SNP_LAUNCH_UPDATE', snpLaunchUpdate],
+  ['SNP_LAUNCH_FINISH', snpLaunchFinish],
+  ['SNP_ENABLE_REQ_CERTS', snpEnableReqCerts],
 ];
 
 const HANDLERS: ReadonlyMap<number, SevHandler> = new Map(COMMANDS.map(([name, handler]) => [KVM_SEV_CMD[name], handler]));

@@ -39,6 +39,7 @@ export const createSevModule = (kernel: Kernel): SevModule => {
       range,
       flush: () => psp.dfFlush(),
       onAllocate: (id) => kernel.sanitizer.contexts.asidAllocated(id),
+      onFree: (id) => kernel.sanitizer.contexts.asidFreed(id),
     }),
     enabled: config.sev.enabled,
     esEnabled,

@@ -3,14 +3,17 @@ import { loadSaveArea, storeSaveArea } from '../../../hardware/amd/save-area.js'
 import { VMSA } from '../../../hardware/amd/vmsa.js';
 import { CpuState } from '../../../hardware/cpu/state.js';
 import { PAGE_SIZE } from '../../../hardware/units.js';
-import { Failure, failed } from '../../failure.js';
+import { Failure, failed, type Result } from '../../failure.js';
+import type { Page } from '../../mm/page.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
 import type { Vcpu } from '../vcpu.js';
 import type { Vm } from '../vm.js';
 import { issue, type SevCall, type SevHandler } from './sev-command.js';
-import { isSevEsGuest, toSevInfo } from './sev-info.js';
+import { isSevEsGuest, isSevSnpGuest, toSevInfo } from './sev-info.js';
 import type { SevModule } from './sev-module.js';
+import { allocateSafePage } from './snp/firmware-page.js';
+import { rmpMakeShared } from './snp/rmp.js';
 import { toSvm } from './vcpu-svm.js';
 
 /** DR7 after reset. */
@@ -25,15 +28,16 @@ export const initSevVmcb = (vcpu: Vcpu): void => {
   vcpu.arch.cpu.flushTlb();
   if (!isSevEsGuest(vcpu.vm)) return;
   vmcb.sevEsEnabled = true;
-  vmcb.vmsa = sevEs.saveArea?.page ?? null;
+  vmcb.snpEnabled = isSevSnpGuest(vcpu.vm);
+  if (!sevEs.hasGuestVmsa) vmcb.vmsa = sevEs.saveArea?.page ?? null;
 };
 
 /** The SEV part of `svm_vcpu_create`: a vCPU of a SEV-ES guest gets its save area at once. ENOMEM. */
-export const sevVcpuCreate = ({ kernel }: SevModule, vcpu: Vcpu): Failure | null => {
+export const sevVcpuCreate = (module: SevModule, vcpu: Vcpu): Failure | null => {
   const { vm } = vcpu;
   if (!toSevInfo(vm).active) return null;
   if (isSevEsGuest(vm)) {
-    const page = kernel.pages.allocate();
+    const page = allocateSafePage(module);
     if (failed(page)) return page;
     toSvm(vcpu).sevEs.saveArea = { page, charge: vm.kmem.charge('vmsa', PAGE_SIZE) };
   }
@@ -42,16 +46,17 @@ export const sevVcpuCreate = ({ kernel }: SevModule, vcpu: Vcpu): Failure | null
 };
 
 /** `sev_free_vcpu`: the save area's lines leave the caches before its page goes back to the host. */
-export const sevVcpuFree = ({ kernel }: SevModule, vcpu: Vcpu): void => {
+export const sevVcpuFree = (module: SevModule, vcpu: Vcpu): void => {
   const { sevEs } = toSvm(vcpu);
   const { saveArea } = sevEs;
   if (saveArea === null) return;
   sevEs.saveArea = null;
   // VM_PAGE_FLUSH, for the caches of this CPU are not coherent across the C-bit.
   saveArea.page.frame.flush();
-  kernel.costs.charge('clflush_page');
+  module.kernel.costs.charge('clflush_page');
   saveArea.charge.release();
-  saveArea.page.put();
+  // A page that stays assigned to the guest is leaked, for the host can never write to it again.
+  if (!isSevSnpGuest(vcpu.vm) || rmpMakeShared(module, saveArea.page.frame)) saveArea.page.put();
 };
 
 /**
@@ -108,7 +113,7 @@ export const unprotectState = (vcpu: Vcpu): void => {
 };
 
 /** `sev_es_sync_vmsa`: the registers as userspace has set them, in the form in which the CPU will load them. */
-const syncSaveArea = (vcpu: Vcpu): Failure | null => {
+export const syncSaveArea = (vcpu: Vcpu): Result<Page> => {
   const refuse = (reason: string, field: string): Failure =>
     new Failure('EINVAL', reason, 'sev_es_sync_vmsa', { object: `vcpu ${vcpu.id}`, field });
   const { guestDebug, cpu } = vcpu.arch;
@@ -121,19 +126,17 @@ const syncSaveArea = (vcpu: Vcpu): Failure | null => {
   storeSaveArea(cpu.state, image);
   VMSA.gPat.set(image, PAT_RESET);
   VMSA.sevFeatures.set(image, toSevInfo(vcpu.vm).vmsaFeatures);
-  return null;
+  return saveArea.page;
 };
 
 /** `__sev_launch_update_vmsa`. */
 const updateVmsa = (call: SevCall, vcpu: Vcpu): Failure | null => {
-  const refused = syncSaveArea(vcpu);
-  if (refused !== null) return refused;
-  const { saveArea } = toSvm(vcpu).sevEs;
-  if (saveArea === null) throw new Error(`vcpu ${vcpu.id} of an SEV-ES guest has no save area`);
+  const page = syncSaveArea(vcpu);
+  if (failed(page)) return page;
   call.module.kernel.costs.charge('clflush_page');
   const buffer = new Uint8Array(LAUNCH_UPDATE.size);
   LAUNCH_UPDATE.handle.set(buffer, call.sev.handle);
-  LAUNCH_UPDATE.paddr.set(buffer, saveArea.page.frame.hpa);
+  LAUNCH_UPDATE.paddr.set(buffer, page.frame.hpa);
   LAUNCH_UPDATE.length.set(buffer, PAGE_SIZE);
   const failure = issue(call, 'LAUNCH_UPDATE_VMSA', buffer, '__sev_launch_update_vmsa');
   if (failure !== null) return failure;

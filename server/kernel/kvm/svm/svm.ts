@@ -1,4 +1,5 @@
 import { C_BIT_POSITION } from '../../../hardware/amd/firmware-memory.js';
+import { GuestReverseMap } from '../../../hardware/amd/reverse-map.js';
 import { Failure } from '../../failure.js';
 import type { Kernel } from '../../kernel.js';
 import { KVM_X86_SEV } from '../../uapi/constants.js';
@@ -8,12 +9,15 @@ import { deliverSipi } from './ap-reset-hold.js';
 import { copyEncContext } from './sev-copy.js';
 import { sevVmDestroy } from './sev-destroy.js';
 import { handleVmgexit } from './sev-es.js';
-import { isSevEsGuest, SevInfo, toSevInfo } from './sev-info.js';
+import { isSevEsGuest, isSevSnpGuest, SevInfo, toSevInfo } from './sev-info.js';
 import { sevMemEncIoctl } from './sev-ioctl.js';
 import { createSevModule, sevVmTypes, writebackCaches } from './sev-module.js';
 import { moveEncContext, validateMove } from './sev-move.js';
 import { registerRegion, unregisterRegion } from './sev-regions.js';
 import { sevVcpuCreate, sevVcpuFree } from './sev-vcpu.js';
+import { initProtectedGuestState } from './snp/ap-creation.js';
+import { gmemInvalidate, gmemPrepare, handleRmpFault } from './snp/gmem.js';
+import { SNP_POLICY_BITS } from './snp/launch.js';
 import { sevTwoVmLock } from './two-vm-lock.js';
 import { toSvm, VcpuSvm } from './vcpu-svm.js';
 import { enterGuest, leaveGuest } from './vmrun.js';
@@ -32,11 +36,14 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
 
     vmInit: (vm) => {
       vm.arch.sev = new SevInfo(vm);
+      vm.arch.preFaultAllowed = vm.type !== VM_TYPE.SNP;
       return null;
     },
     vmDestroy: (current, vm) => sevVmDestroy(module, current, vm),
     vcpuCreate: (vcpu) => {
-      vcpu.arch.svm = new VcpuSvm();
+      const svm = new VcpuSvm();
+      vcpu.arch.svm = svm;
+      if (module.snpEnabled) vcpu.arch.cpu.setReverseMap(new GuestReverseMap(module.amd.rmp, svm.vmcb));
       return sevVcpuCreate(module, vcpu);
     },
     vcpuFree: (vcpu) => sevVcpuFree(module, vcpu),
@@ -55,9 +62,9 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
         : null,
     enterGuest: (vcpu) => enterGuest(module, vcpu),
     leaveGuest: (vcpu, exit) => leaveGuest(module, vcpu, exit),
-    *handleVendorExit(_current, vcpu, { kind }) {
+    *handleVendorExit(current, vcpu, { kind }) {
       if (kind !== 'vmgexit') throw new Error(`${kind} exits on no AMD host`);
-      const turn = handleVmgexit(vcpu);
+      const turn = handleVmgexit(module, current, vcpu);
       if (turn === 'again') return { kind: 'handled' };
       return turn === 'to-user' ? { kind: 'to-user' } : { kind: 'failed', failure: turn };
     },
@@ -88,12 +95,19 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
     },
     sevAttribute: (attr) => {
       if (attr === KVM_X86_SEV.VMSA_FEATURES) return module.vmsaFeatures;
-      // SEV-SNP is not offered: no bit of its policy is supported, and no guest can ask for certificates.
-      return attr === KVM_X86_SEV.SNP_POLICY_BITS || attr === KVM_X86_SEV.SNP_REQ_CERTS ? 0n : null;
+      if (attr === KVM_X86_SEV.SNP_POLICY_BITS) return module.snpEnabled ? SNP_POLICY_BITS : 0n;
+      return attr === KVM_X86_SEV.SNP_REQ_CERTS ? BigInt(module.snpEnabled) : null;
+    },
+    gmemPrepare: (vm, frame, page) => gmemPrepare(module, vm, frame, page),
+    gmemInvalidate: (page) => gmemInvalidate(module, page),
+    handleRmpFault,
+    vcpuReset: (vcpu, init) => {
+      if (init && isSevSnpGuest(vcpu.vm)) initProtectedGuestState(vcpu);
     },
     asidsToReclaim: () => module.asids.toReclaim,
     guestMemoryReclaimed: (vm) => {
-      if (toSevInfo(vm).active) writebackCaches(module, vm);
+      // Caches are coherent with the private memory of SNP guests.
+      if (toSevInfo(vm).active && !isSevSnpGuest(vm)) writebackCaches(module, vm);
     },
   };
 };

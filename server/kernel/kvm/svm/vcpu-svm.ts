@@ -1,5 +1,5 @@
 import type { CpuState } from '../../../hardware/cpu/state.js';
-import type { Asid } from '../../../hardware/units.js';
+import type { Asid, Gfn } from '../../../hardware/units.js';
 import type { KmemCharge } from '../../kmem.js';
 import type { Page } from '../../mm/page.js';
 import type { Vcpu } from '../vcpu.js';
@@ -17,6 +17,10 @@ export interface VmcbControl {
   sevEnabled: boolean;
   /** NP control bit 2: SEV-ES. */
   sevEsEnabled: boolean;
+  /** SEV_FEATURES of the save area, bit 0: SEV-SNP. */
+  snpEnabled: boolean;
+  /** Of the save area: the privilege level at which the vCPU runs. */
+  vmpl: number;
   asid: Asid;
   /** VMSA pointer; null is INVALID_PAGE. */
   vmsa: Page | null;
@@ -32,13 +36,34 @@ export interface SevEsState {
   saveArea: SaveArea | null;
   apResetHold: ApResetHold;
   receivedFirstSipi: boolean;
+  /** SEV-SNP: the GHCB that the guest has registered, the only one that it may use; null: none yet. */
+  ghcbRegisteredGpa: bigint | null;
+  /** SEV-SNP: what another vCPU has ordered for the next INIT of this one. */
+  apCreation: ApCreation | null;
+  /** SEV-SNP: the vCPU runs from a save area in guest memory; the one that KVM allocated is not used any more. */
+  hasGuestVmsa: boolean;
 }
 
-export const freshSevEsState = (): SevEsState => ({ saveArea: null, apResetHold: 'none', receivedFirstSipi: false });
+/** `snp_ap_waiting_for_reset` and `snp_vmsa_gpa`: a new save area in the guest's private memory; null: none, the vCPU stops. */
+export interface ApCreation {
+  readonly vmsa: Gfn | null;
+}
+
+export const freshSevEsState = (): SevEsState => ({
+  saveArea: null,
+  apResetHold: 'none',
+  receivedFirstSipi: false,
+  ghcbRegisteredGpa: null,
+  apCreation: null,
+  hasGuestVmsa: false,
+});
 
 /** `struct vcpu_svm`: what kvm_amd keeps for a vCPU. */
 export class VcpuSvm {
-  readonly vmcb: VmcbControl = { sevEnabled: false, sevEsEnabled: false, asid: NO_ASID, vmsa: null, ghcb: 0n };
+  readonly vmcb: VmcbControl = {
+    ...{ sevEnabled: false, sevEsEnabled: false, snpEnabled: false },
+    ...{ vmpl: 0, asid: NO_ASID, vmsa: null, ghcb: 0n },
+  };
   sevEs: SevEsState = freshSevEsState();
   /** `vcpu->arch.guest_state_protected`: registers are in the save area, and KVM's are a stale copy. Null: not protected. */
   staleState: CpuState | null = null;

@@ -1,7 +1,8 @@
 import { loadSaveArea, storeSaveArea } from '../../../hardware/amd/save-area.js';
-import { SEV_FEATURE } from '../../../hardware/amd/vmsa.js';
+import { SEV_FEATURE, VMSA } from '../../../hardware/amd/vmsa.js';
 import { Msr } from '../../../hardware/cpu/registers.js';
 import type { CpuExit } from '../../../hardware/cpu/types.js';
+import type { Frame, MemoryKey } from '../../../hardware/dram.js';
 import { asid } from '../../../hardware/units.js';
 import { Failure } from '../../failure.js';
 import { KVM_EXIT } from '../../uapi/constants.js';
@@ -10,7 +11,7 @@ import type { Vcpu } from '../vcpu.js';
 import type { VendorExit } from '../x86/ops.js';
 import { isSevEsGuest, isSevGuest, isSevSnpGuest, toSevInfo } from './sev-info.js';
 import type { SevModule } from './sev-module.js';
-import { physicalCpu, toSvm, type VcpuSvm } from './vcpu-svm.js';
+import { physicalCpu, toSvm, type VcpuSvm, type VmcbControl } from './vcpu-svm.js';
 
 /** VMEXIT_INVALID, as `hardware_entry_failure_reason` shows the 64-bit exit code (-1). */
 const SVM_EXIT_ERR = 0xffff_ffff_ffff_ffffn;
@@ -54,8 +55,19 @@ const vmrunAccepts = (module: SevModule, vcpu: Vcpu, { vmcb }: VcpuSvm): boolean
   const key = module.amd.asidKeys.keyOf(vmcb.asid);
   if (key === null) return false;
   if (!vmcb.sevEsEnabled) return true;
-  if (vmcb.vmsa === null || !module.amd.saveAreas.isIntact(vmcb.vmsa.frame, key)) return false;
-  return loadSaveArea(vcpu.arch.cpu.state, vmcb.vmsa.frame.view(key));
+  if (vmcb.vmsa === null) return false;
+  const { frame } = vmcb.vmsa;
+  const accepted = vmcb.snpEnabled ? snpSaveAreaAccepted(module, vmcb, frame, key) : module.amd.saveAreas.isIntact(frame, key);
+  return accepted && loadSaveArea(vcpu.arch.cpu.state, frame.view(key));
+};
+
+/** Of an SNP guest the reverse map vouches for the save area, which says so itself (APM volume 2, 15.36.17) [M]. */
+const snpSaveAreaAccepted = ({ amd }: SevModule, vmcb: VmcbControl, frame: Frame, key: MemoryKey): boolean => {
+  if (amd.rmp.checkVmsa(frame.pfn, vmcb.asid) !== null) return false;
+  const page = frame.view(key);
+  if ((VMSA.sevFeatures.get(page) & SEV_FEATURE.SNP_ACTIVE) === 0n) return false;
+  vmcb.vmpl = VMSA.vmpl.get(page);
+  return true;
 };
 
 /** `svm_prepare_switch_to_guest` and VMRUN. */
@@ -88,7 +100,7 @@ export const leaveGuest = (module: SevModule, vcpu: Vcpu, exit: CpuExit): void =
   vmcb.ghcb = state.ghcb;
   const key = module.amd.asidKeys.keyOf(vmcb.asid);
   storeSaveArea(state, vmcb.vmsa.frame.viewForWrite(key));
-  if (key !== null) module.amd.saveAreas.record(vmcb.vmsa.frame, key);
+  if (key !== null && !vmcb.snpEnabled) module.amd.saveAreas.record(vmcb.vmsa.frame, key);
 };
 
 const sevStatus = ({ vm }: Vcpu, { vmcb }: VcpuSvm): bigint => {

@@ -108,10 +108,18 @@ const generalProtection = (vcpu: Vcpu): Turn => {
 const emulate = (vcpu: Vcpu, repeated: boolean): Turn =>
   new Emulation(vcpu, repeated).attempt((bytes) => emulationFailure(vcpu, bytes));
 
+/** `npf_interception` with PFERR_GUEST_RMP: a conversion of the page that userspace has to make, or the vendor's to mend. */
+const reverseMapFault = (vcpu: Vcpu, { gpa, encrypted }: NestedFaultExit): KvmPageFault => {
+  const mismatch = vcpu.vm.arch.mmu.attributeMismatch(gpa, encrypted);
+  if (mismatch !== null) return mismatch;
+  vcpu.vm.kernel.ops.handleRmpFault?.(vcpu, gpa);
+  return RETRY;
+};
+
 /** `npf_interception` and `kvm_mmu_page_fault`. */
 const nestedFault = (vcpu: Vcpu, exit: NestedFaultExit): Turn => {
   const { arch } = vcpu;
-  const { outcome } = exit.fault instanceof KvmPageFault ? exit.fault : RETRY;
+  const { outcome } = exit.rmp ? reverseMapFault(vcpu, exit) : exit.fault instanceof KvmPageFault ? exit.fault : RETRY;
   if (outcome.kind === 'retry') return 'again';
   if (outcome.kind === 'failed') {
     const { report, failure } = outcome;

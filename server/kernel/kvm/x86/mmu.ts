@@ -78,9 +78,9 @@ export class TdpMmu implements MmuNotifier {
       return this.mapping(vcpu, present.frame, present.writable, encrypted);
     const { memslots } = this.vm;
     if (present?.kind === 'mmio' && present.generation === memslots.generation) return EMULATE;
+    const mismatch = this.attributeMismatch(address, encrypted);
+    if (mismatch !== null) return mismatch;
     const isPrivate = this.isPrivate(frame, encrypted);
-    if (isPrivate !== this.vm.memoryAttributes.isPrivate(frame))
-      return this.memoryFault(frame, isPrivate, 'MEMORY_ATTRIBUTE_MISMATCH');
     // Beyond its reach the hardware finds nothing, whatever slot may be there.
     const slot = NestedPageTable.holds(frame) ? memslots.find(frame) : undefined;
     if (slot === undefined) {
@@ -90,6 +90,14 @@ export class TdpMmu implements MmuNotifier {
     }
     if (slot.readonly && write) return vcpu.vm.kernel.ops.encryptedState(vcpu) ? RETRY : EMULATE;
     return this.mapSlot(vcpu, slot, frame, write, isPrivate, encrypted);
+  }
+
+  /** The fault of a private access to a page that is shared, or the other way round. */
+  attributeMismatch(address: Gpa, encrypted: boolean): KvmPageFault | null {
+    const frame = gpaToGfn(address);
+    const isPrivate = this.isPrivate(frame, encrypted);
+    if (isPrivate === this.vm.memoryAttributes.isPrivate(frame)) return null;
+    return this.memoryFault(frame, isPrivate, 'MEMORY_ATTRIBUTE_MISMATCH');
   }
 
   /** `kvm_mmu_faultin_pfn` and `kvm_tdp_mmu_map`. */

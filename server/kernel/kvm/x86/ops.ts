@@ -1,9 +1,10 @@
 import type { CpuState } from '../../../hardware/cpu/state.js';
 import type { CpuExit, MappedPage, MemoryAccess, MemoryEncryption, NestedFault } from '../../../hardware/cpu/types.js';
 import type { MemoryKey } from '../../../hardware/dram.js';
-import type { Gpa } from '../../../hardware/units.js';
+import type { Gfn, Gpa } from '../../../hardware/units.js';
 import type { Failure, Result } from '../../failure.js';
 import type { IoctlArg } from '../../fs/ioctl-arg.js';
+import type { Page } from '../../mm/page.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
 import type { MovePhase } from '../move-phase.js';
@@ -87,6 +88,14 @@ export interface KvmX86Ops {
   encryptionKey(vcpu: Vcpu): MemoryKey | null;
   /** A last look at a translation that the nested page tables give (RMP, TD ownership). */
   checkMapping?(vcpu: Vcpu, address: Gpa, page: MappedPage, access: MemoryAccess): MappedPage | NestedFault;
+  /** `gmem_prepare`: a page of a guest_memfd is about to be mapped as private memory. */
+  gmemPrepare?(vm: Vm, frame: Gfn, page: Page): Failure | null;
+  /** `gmem_invalidate`: the page goes back to the host; false: it cannot, and nobody may use it any more. */
+  gmemInvalidate?(page: Page): boolean;
+  /** `sev_handle_rmp_fault`: the reverse map refuses what the nested page tables allow. */
+  handleRmpFault?(vcpu: Vcpu, address: Gpa): void;
+  /** `vcpu_reset`, the vendor's part. */
+  vcpuReset?(vcpu: Vcpu, init: boolean): void;
   /** `guest_memory_reclaimed`: cache writeback where encrypted memory went back to the host. */
   guestMemoryReclaimed(vm: Vm): void;
   /** `dev_get_attr` of group KVM_X86_GRP_SEV on `/dev/kvm`; null: there is no such attribute. */

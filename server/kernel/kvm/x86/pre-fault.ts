@@ -36,6 +36,10 @@ export function* preFaultMemory(current: Task, vcpu: Vcpu, arg: IoctlArg): Might
   if (range.gpa % PAGE !== 0n) return refuse('PRE_FAULT_UNALIGNED', 'gpa', range.gpa);
   if (range.size % PAGE !== 0n || range.size === 0n || range.gpa + range.size >= 2n ** 64n)
     return refuse('PRE_FAULT_RANGE', 'size', range.size);
+  if (!vcpu.vm.arch.preFaultAllowed)
+    return new Failure('EOPNOTSUPP', 'PRE_FAULT_NOT_ALLOWED_YET', 'kvm_arch_vcpu_pre_fault_memory', {
+      object: `vm ${vcpu.vm.id}`,
+    });
   vcpu.vm.arch.mmu.load();
   const first = range.gpa;
   let stopped: Failure | null = null;

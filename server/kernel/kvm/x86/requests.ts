@@ -7,6 +7,7 @@ import { REQUEST, type Vcpu } from '../vcpu.js';
 import { shutdown } from './exits.js';
 import { processNmi } from './inject.js';
 import { kvmIoapicEoiVector, vcpuScanIoapic } from './irq/vcpu-irq.js';
+import { kvmVcpuReset } from './reset.js';
 import type { Turn } from './vcpu-arch.js';
 
 /** The requests at the top of `vcpu_enter_guest`, in its order. Anything but 'again' ends KVM_RUN. */
@@ -29,6 +30,7 @@ export const handleRequests = (vcpu: Vcpu): Turn => {
     }
   }
   if (vcpu.checkRequest(REQUEST.SCAN_IOAPIC)) vcpuScanIoapic(vcpu);
+  if (vcpu.checkRequest(REQUEST.UPDATE_PROTECTED_GUEST_STATE)) kvmVcpuReset(vcpu, true);
   return 'again';
 };
 

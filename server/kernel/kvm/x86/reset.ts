@@ -25,6 +25,7 @@ export const kvmVcpuReset = (vcpu: Vcpu, init: boolean): void => {
   arch.completion = null;
   arch.emulation = null;
   arch.cpu.flushTlb();
+  vcpu.vm.kernel.ops.vcpuReset?.(vcpu, init);
   vcpu.request(REQUEST.EVENT);
 };
 

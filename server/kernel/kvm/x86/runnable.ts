@@ -7,6 +7,7 @@ import { kvmApicHasPendingInitOrSipi, kvmCpuHasExtint, kvmCpuHasInterrupt } from
 export const vcpuHasEvents = (vcpu: Vcpu): boolean => {
   const { events } = vcpu.arch;
   if (kvmApicHasPendingInitOrSipi(vcpu) || events.exception.pending) return true;
+  if (vcpu.testRequest(REQUEST.UPDATE_PROTECTED_GUEST_STATE)) return true;
   if (vcpu.testRequest(REQUEST.NMI) || (events.nmiPending > 0 && nmiAllowed(vcpu))) return true;
   return interruptAllowed(vcpu) && kvmCpuHasInterrupt(vcpu);
 };

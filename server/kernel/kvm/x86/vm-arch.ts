@@ -62,6 +62,9 @@ export class VmArch {
 
   /** KVM_SET_TSC_KHZ on the VM: what a new vCPU starts with. */
   defaultTscKhz = TSC_KHZ;
+  /** KVM_PRE_FAULT_MEMORY may map pages already; with hardware-private memory only once the launch is over. */
+  preFaultAllowed = true;
+
   /** Added to the host's clock to give the guest's (KVM_SET_CLOCK), nanoseconds. */
   kvmclockOffset = 0n;
 

@@ -15,6 +15,7 @@ const setup = (range = { count: 10, minSev: 4 }, flushFails = false) => {
       return flushFails ? new Failure('EIO', 'FIRMWARE_WBINVD_REQUIRED', 'test') : null;
     },
     onAllocate: () => {},
+    onFree: () => {},
   });
   const take = (es: boolean): number | string => {
     const id = allocator.allocate(root, es);

@@ -29,6 +29,7 @@ export interface GhcbRequest {
   readonly info1?: bigint;
   readonly info2?: bigint;
   readonly rax?: bigint;
+  readonly rbx?: bigint;
   readonly rcx?: bigint;
   readonly scratch?: bigint;
   /** Into the shared buffer. */
@@ -39,7 +40,8 @@ export interface GhcbRequest {
   readonly usage?: number;
 }
 
-const template = (request: GhcbRequest): Uint8Array => {
+/** The GHCB with a request in it. */
+export const template = (request: GhcbRequest): Uint8Array => {
   const page = new Uint8Array(PAGE_SIZE);
   const put = (name: 'swExitCode' | 'swExitInfo1' | 'swExitInfo2', value: bigint): void => {
     const field: Field<bigint> = GHCB[name];
@@ -50,6 +52,7 @@ const template = (request: GhcbRequest): Uint8Array => {
   put('swExitInfo1', request.info1 ?? 0n);
   put('swExitInfo2', request.info2 ?? 0n);
   if (request.rax !== undefined) setGhcbField(page, GHCB.rax, request.rax);
+  if (request.rbx !== undefined) setGhcbField(page, GHCB.rbx, request.rbx);
   if (request.rcx !== undefined) setGhcbField(page, GHCB.rcx, request.rcx);
   if (request.scratch !== undefined) setGhcbField(page, GHCB.swScratch, request.scratch);
   if (request.data !== undefined) page.set(request.data, GHCB.sharedBuffer.offset);
@@ -114,7 +117,8 @@ export const createEsGuest = (vmm: Vmm, requests: readonly GhcbRequest[], code?:
   return { ...guest, vcpuFd: vcpu.fd, ram, address };
 };
 
-const startLongMode = (vmm: Vmm, vcpuFd: number): void => {
+/** Puts a vCPU into 64-bit mode at CODE, with page tables at PML4. */
+export const startLongMode = (vmm: Vmm, vcpuFd: number): void => {
   const bytes = new Uint8Array(kvm_sregs.size);
   vmm.process.must(vmm.process.ioctl(vcpuFd, IOCTL.KVM_GET_SREGS, bytes));
   const value = kvm_sregs.decode(bytes);

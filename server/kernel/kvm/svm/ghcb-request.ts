@@ -1,0 +1,81 @@
+import { GHCB, setGhcbField } from '../../../hardware/amd/ghcb.js';
+import { type Gpa, PAGE_SIZE } from '../../../hardware/units.js';
+import type { Task } from '../../sched/task.js';
+import type { Vcpu } from '../vcpu.js';
+import type { Turn } from '../x86/vcpu-arch.js';
+import { guestAddress, mapGuestPage } from './guest-memory.js';
+import type { SevModule } from './sev-module.js';
+
+/** `GHCB_SCRATCH_AREA_LIMIT`. */
+export const SCRATCH_LIMIT = 16 * 1024;
+
+/** What the host writes into `sw_exit_info_1` when a request is malformed, and why into `sw_exit_info_2`. */
+const MALFORMED_INPUT = 2n;
+export const GHCB_ERR = {
+  INVALID_USAGE: 2n,
+  INVALID_SCRATCH_AREA: 3n,
+  MISSING_INPUT: 4n,
+  INVALID_INPUT: 5n,
+  INVALID_EVENT: 6n,
+} as const;
+
+/** What a guest has put into its GHCB (`sev_es_sync_from_ghcb`). */
+export interface GhcbRequest {
+  readonly module: SevModule;
+  /** In whose KVM_RUN the guest has asked. */
+  readonly current: Task;
+  readonly vcpu: Vcpu;
+  readonly ghcb: Gpa;
+  readonly code: bigint;
+  readonly info1: bigint;
+  readonly info2: bigint;
+  readonly scratch: bigint | null;
+  /** Null where the guest has not declared the register as valid. */
+  readonly rax: bigint | null;
+  readonly rbx: bigint | null;
+  readonly rcx: bigint | null;
+}
+
+export type GhcbHandler = (request: GhcbRequest) => Turn;
+type Register = 'rax' | 'rbx' | 'rcx' | 'rdx';
+
+/** Writes to the GHCB, which is mapped anew: between request and answer userspace may have run. */
+const withGhcb = ({ vcpu, ghcb }: Pick<GhcbRequest, 'vcpu' | 'ghcb'>, write: (page: Uint8Array) => void): Turn => {
+  const page = mapGuestPage(vcpu, ghcb);
+  if (page !== null) write(page);
+  return 'again';
+};
+
+/** `svm_vmgexit_bad_input`. */
+export const reject = (request: Pick<GhcbRequest, 'vcpu' | 'ghcb'>, reason: bigint): Turn =>
+  withGhcb(request, (page) => {
+    setGhcbField(page, GHCB.swExitInfo1, MALFORMED_INPUT);
+    setGhcbField(page, GHCB.swExitInfo2, reason);
+  });
+
+/** `svm_vmgexit_success`, `svm_vmgexit_no_action`: answers with a value of exit_info_2. */
+export const succeed = (request: GhcbRequest, info2: bigint): Turn =>
+  withGhcb(request, (page) => {
+    setGhcbField(page, GHCB.swExitInfo1, 0n);
+    setGhcbField(page, GHCB.swExitInfo2, info2);
+  });
+
+/** `sev_es_sync_to_ghcb`: results in registers. */
+export const answerRegisters = (request: GhcbRequest, values: Partial<Record<Register, bigint>>): Turn =>
+  withGhcb(request, (page) => {
+    for (const name of ['rax', 'rbx', 'rcx', 'rdx'] as const) {
+      const value = values[name];
+      if (value !== undefined) setGhcbField(page, GHCB[name], value);
+    }
+  });
+
+/** `setup_vmgexit_scratch`: where the data lies; part of the GHCB itself, or shared memory of at most 16 KiB. */
+export const scratchArea = ({ scratch, ghcb }: GhcbRequest, length: number): Gpa | null => {
+  const start = scratch === null || scratch === 0n ? null : guestAddress(scratch);
+  if (start === null) return null;
+  const end = start + length;
+  const inGhcb = start >= ghcb && start < ghcb + PAGE_SIZE;
+  const buffer = ghcb + GHCB.sharedBuffer.offset;
+  if (inGhcb) return start >= buffer && end <= buffer + GHCB.sharedBuffer.size ? start : null;
+  return length <= SCRATCH_LIMIT ? start : null;
+};
