@@ -43,14 +43,20 @@ export const fuzzOverGrpc = async (host: GrpcHost, calls: readonly FuzzCall[]): 
   const soon = (ms: number): number => Date.now() + ms;
   const spawn = async (): Promise<string> => tokenOf(await invoke(client, ProcessService.spawn, {}, '', soon(10_000)));
   const tokens = [await spawn(), await spawn()];
-  const around: Surroundings = { fdsEnd: FDS, memory: { address: 0x7f00_0000_0000n, length: 0x10000n }, pids: [100] };
+  const openFds = Array.from({ length: FDS }, (_, fd) => fd);
+  const around = (random: Random): Surroundings => ({
+    openFds,
+    likelyFd: random.below(FDS),
+    memory: { address: 0x7f00_0000_0000n, length: 0x10000n },
+    pids: [100],
+  });
   const found: string[] = [];
   const callOne = async ({ process, seed }: FuzzCall): Promise<void> => {
     const random = new Random(seed);
     const rpc = random.pick(METHODS);
     let request: Request = {};
     for (const field of requestFields(rpc.path))
-      if (random.chance(0.85)) request = withField(request, field.path, fieldValue(random, field, around));
+      if (random.chance(0.85)) request = withField(request, field.path, fieldValue(random, field, around(random)));
     const answer = await invoke(client, rpc, request, tokens[process % tokens.length] ?? '', soon(DEADLINE_MS));
     if (isError(answer) && NEVER.includes(answer.code)) found.push(`${rpc.path}: ${answer.message}`);
   };

@@ -29,8 +29,9 @@ const BYTES_MAX = 300;
 
 /** What a process has that a call may name. */
 export interface Surroundings {
-  /** Descriptors are below this, and some of them open. */
-  readonly fdsEnd: number;
+  readonly openFds: readonly number[];
+  /** The descriptor that a call is most likely made on. */
+  readonly likelyFd: number;
   readonly memory: { readonly address: bigint; readonly length: bigint };
   readonly pids: readonly number[];
 }
@@ -42,7 +43,8 @@ const integer = (random: Random): bigint => (random.chance(0.92) ? random.pick(I
 
 /** A value for a field of that name, as likely as not one that makes sense. */
 const byName = (random: Random, name: string, around: Surroundings): bigint => {
-  if (/(^|_)fd$|guest_memfd$|eventfd/.test(name)) return BigInt(random.below(around.fdsEnd));
+  if (name === 'fd' && random.chance(0.8)) return BigInt(around.likelyFd);
+  if (/(^|_)fd$|guest_memfd$|eventfd/.test(name)) return BigInt(random.pick([...around.openFds, 0, 99]));
   if (/pid$/.test(name)) return BigInt(random.pick(around.pids));
   if (/userspace|uaddr|_addr$|^addr|address|pointer|data$|vaddr/.test(name)) return address(random, around);
   if (/size|length|len$/.test(name)) return BigInt(random.below(17)) * PAGE;

@@ -13,6 +13,7 @@ import { mmap, writeMemory } from '../../../server/kernel/syscalls/memory.js';
 import { IOCTL, IOCTLS } from '../../../server/kernel/uapi/ioctls.js';
 import { kvm_userspace_memory_region } from '../../../server/kernel/uapi/kvm-structs.js';
 import { MAP, PROT } from '../../../server/kernel/uapi/mman.js';
+import { KVM_SEV_CMD, kvm_sev_cmd } from '../../../server/kernel/uapi/sev-structs.js';
 import { Dispatch } from '../../../server/rpc/dispatch.js';
 import { type Holder, ProcessRegistry } from '../../../server/rpc/process-registry.js';
 import type { Route } from '../../../server/rpc/route.js';
@@ -28,7 +29,10 @@ export interface FuzzCall {
   readonly seed: number;
 }
 
-export const PROCESSES = 3;
+/** What is done to a process's VM before the first call: calls at random seldom get that far. */
+type Preparation = 'nothing' | 'irqchip' | 'sev';
+const PREPARATIONS: readonly Preparation[] = ['nothing', 'irqchip', 'sev'];
+export const PROCESSES = PREPARATIONS.length;
 const MEMORY_BYTES = 0x40_0000n;
 const GUEST_BYTES = 0x1_0000n;
 const STEPS_PER_CALL = 3;
@@ -57,6 +61,8 @@ class SteppedClock implements Clock {
 
 interface Actor {
   readonly holder: Holder;
+  /** A descriptor of each kind, by the kinds' names in the table of ioctls. */
+  readonly fds: Readonly<Record<string, number>>;
   readonly memory: Surroundings['memory'];
 }
 
@@ -75,7 +81,7 @@ export class FuzzWorld {
     const host = { kernel: this.kernel, processes: this.registry, version: 'fuzz', bootId: 'fuzz', log: null };
     this.dispatch = new Dispatch(host, () => null);
     this.atBoot = this.leftovers();
-    this.actors = Array.from({ length: PROCESSES }, () => this.createActor());
+    this.actors = PREPARATIONS.map((prepare) => this.createActor(prepare));
   }
 
   /** Makes one call, and lets the host run for a while. */
@@ -116,7 +122,7 @@ export class FuzzWorld {
   }
 
   /** A process that has memory, and a VM with memory and a vCPU: calls at random seldom get that far. */
-  private createActor(): Actor {
+  private createActor(prepare: Preparation): Actor {
     const holder = this.registry.create('spawned');
     if (failed(holder)) throw new Error(holder.reason);
     const { process } = holder;
@@ -135,20 +141,27 @@ export class FuzzWorld {
     for (let page = 0n; page < 16n; page++)
       this.run(process, (current) => writeMemory(current, BigInt(address) + page * 4096n, GUEST_CODE));
     call(vm, IOCTL.KVM_SET_USER_MEMORY_REGION, scratch);
-    call(vm, IOCTL.KVM_CREATE_VCPU, 0n);
-    this.must(process, (current) => open(this.kernel, current, '/dev/sev', 2));
-    this.must(process, (current) => eventfd(current, 0, 0o4000));
-    return { holder, memory: { address: BigInt(address), length: MEMORY_BYTES } };
+    const sev = this.must(process, (current) => open(this.kernel, current, '/dev/sev', 2));
+    if (prepare === 'irqchip') call(vm, IOCTL.KVM_CREATE_IRQCHIP, 0n);
+    if (prepare === 'sev') {
+      this.run(process, (current) => writeMemory(current, scratch, kvm_sev_cmd.encode({ id: KVM_SEV_CMD.INIT, sev_fd: sev })));
+      call(vm, IOCTL.KVM_MEMORY_ENCRYPT_OP, scratch);
+    }
+    const vcpu = call(vm, IOCTL.KVM_CREATE_VCPU, 0n);
+    const event = this.must(process, (current) => eventfd(current, 0, 0o4000));
+    return { holder, fds: { system: kvm, vm, vcpu, sev, event }, memory: { address: BigInt(address), length: MEMORY_BYTES } };
   }
 
-  private around({ holder, memory }: Actor): Surroundings {
+  private around({ holder, memory, fds }: Actor, kind: string): Surroundings {
     const pids = this.actors.map((actor) => actor.holder.process.pid);
-    return { fdsEnd: Math.max(3, ...[...holder.process.files.entries()].map(([fd]) => fd)) + 2, memory, pids };
+    const openFds = [...holder.process.files.entries()].map(([fd]) => fd);
+    return { openFds, likelyFd: fds[kind] ?? openFds.at(-1) ?? 0, memory, pids };
   }
 
   private callTyped(random: Random, actor: Actor): void {
     const route = random.pick(TYPED);
-    const around = this.around(actor);
+    if (route.name === 'Exit' && random.chance(0.9)) return;
+    const around = this.around(actor, KINDS[route.service] ?? '');
     let request: Request = {};
     for (const field of requestFields(route.definition.path))
       if (random.chance(0.85)) request = withField(request, field.path, fieldValue(random, field, around));
@@ -167,9 +180,9 @@ export class FuzzWorld {
     const { process } = actor.holder;
     const { mm } = process;
     if (mm === null || process.state.kind !== 'running') return;
-    const around = this.around(actor);
-    const [name, { request, arg }] = random.pick([...IOCTLS]);
-    const fd = random.below(around.fdsEnd);
+    const [name, { request, arg, fds }] = random.pick([...IOCTLS]);
+    const around = this.around(actor, random.pick(fds));
+    const fd = random.chance(0.9) ? around.likelyFd : random.pick([...around.openFds, 99]);
     const at = actor.memory.address + MEMORY_BYTES - 0x2000n;
     const struct = arg.kind === 'struct' ? arg.struct : null;
     const bytes = struct === null ? new Uint8Array(0) : structBytes(random, struct, around);
@@ -216,6 +229,15 @@ export class FuzzWorld {
 
 const isTask = <T>(started: T | MightSleep<T>): started is MightSleep<T> =>
   typeof started === 'object' && started !== null && Symbol.iterator in started && 'next' in started;
+
+/** The kind of descriptor that a service's methods are for. */
+const KINDS: Readonly<Record<string, string>> = {
+  'simkvm.v1.KvmSystem': 'system',
+  'simkvm.v1.KvmVm': 'vm',
+  'simkvm.v1.KvmVcpu': 'vcpu',
+  'simkvm.v1.SevPlatform': 'sev',
+  'simkvm.v1.EventFdService': 'event',
+};
 
 /** Every unary RPC of a process. */
 const TYPED: readonly Route[] = routes().filter(
