@@ -81,7 +81,10 @@ const deleteSlot: Move = (world, vm) => {
   if (flags !== 8 && gpa !== 1 && addr !== 1) vm.slots.delete(slot);
 };
 
-/** Values that only the outer checks look at: ranges that wrap, addresses of the kernel's half. */
+/**
+ * Values that only the outer checks look at: ranges that wrap, addresses of the kernel's half. No size just below the
+ * limit of 2^31 pages: a real kernel with shadow paging takes it and allocates 16 GiB for its reverse map.
+ */
 const strangeSlot: Move = (world, vm) => {
   const { random } = world;
   world.add('set_user_memory_region', {
@@ -94,7 +97,7 @@ const strangeSlot: Move = (world, vm) => {
       2 * PAGE,
       '0x7ffffffff000',
       '0x80000000000',
-      '0x7fffffff000',
+      '0x80000001000',
       '0x100000000000',
       '0xfffffffffffff000',
     ]),
