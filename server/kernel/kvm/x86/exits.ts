@@ -135,7 +135,7 @@ const nestedFault = (vcpu: Vcpu, exit: NestedFaultExit): Turn => {
     vcpu.request(REQUEST.TRIPLE_FAULT);
     return 'again';
   }
-  if (exit.delivering !== null) return exitDeliveringEvent(vcpu, exit.delivering, exit.gpa);
+  if (exit.delivering !== null) return exitDeliveringEvent(vcpu, exit.gpa, exit.access);
   // There is no instruction to emulate where none can be fetched.
   return exit.access === 'execute' ? emulationFailure(vcpu, null) : emulate(vcpu, false);
 };

@@ -1,5 +1,5 @@
 import { Vector } from '../../../hardware/cpu/registers.js';
-import type { CpuExit, EventInfo } from '../../../hardware/cpu/types.js';
+import type { CpuExit, MemoryAccess } from '../../../hardware/cpu/types.js';
 import { SvmExitCode } from '../../../hardware/cpu/types.js';
 import { KVM_EXIT, KVM_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION_FLAG } from '../../uapi/constants.js';
 import { kvm_run__emulation_failure, kvm_run__internal } from '../../uapi/kvm-run.js';
@@ -53,16 +53,19 @@ const exitInternalError = (vcpu: Vcpu, suberror: number, data: readonly bigint[]
   return 'to-user';
 };
 
-const EVENT_TYPE = { interrupt: 0, nmi: 2, exception: 3, software: 4 } as const;
-const EVENT_VALID = 1n << 31n;
+/** Error code of a nested page fault (APM volume 2, 15.25.6): at the guest's own address, as every one a user's access. */
+const NPF_ERROR = (1n << 32n) | 4n;
+const NPF_WRITE = 2n;
 
-/** EXITINTINFO of the VMCB (APM volume 2, 15.20). */
-const exitIntInfo = ({ type, vector, errorCode }: EventInfo): bigint =>
-  EVENT_VALID | BigInt(vector) | (BigInt(EVENT_TYPE[type]) << 8n) | (errorCode === null ? 0n : 1n << 11n);
-
-/** An access that has to be emulated, made while an event was on its way through the IDT: KVM cannot do that. */
-export const exitDeliveringEvent = (vcpu: Vcpu, event: EventInfo, address: number): Turn =>
-  exitInternalError(vcpu, KVM_INTERNAL_ERROR.DELIVERY_EV, [exitIntInfo(event), BigInt(SvmExitCode.NPF), BigInt(address), 0n]);
+/**
+ * `kvm_prepare_event_vectoring_exit`: an access that has to be emulated, made while an event was on its way through the
+ * IDT. KVM cannot do that. Told are EXITINFO2, the exit's code, EXITINFO1, the address, and the last CPU entered on.
+ */
+export const exitDeliveringEvent = (vcpu: Vcpu, address: number, access: MemoryAccess): Turn => {
+  const error = NPF_ERROR | (access === 'write' ? NPF_WRITE : 0n);
+  const gpa = BigInt(address);
+  return exitInternalError(vcpu, KVM_INTERNAL_ERROR.DELIVERY_EV, [gpa, BigInt(SvmExitCode.NPF), error, gpa, 0n]);
+};
 
 /** `svm_handle_invalid_exit`: an exit that nothing here has asked for. */
 export const exitUnexpected = (vcpu: Vcpu, exit: CpuExit): Turn => {
