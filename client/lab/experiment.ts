@@ -2,6 +2,7 @@ import type { PostMovePolicyName, SimKvm } from '../index.js';
 import { type FindingCount, type Held, sampleHeld, startCollecting, startMeasuring, type Work } from './measure.js';
 import { type FailedCall, type QueueReport, Scenario, type ScenarioOptions } from './scenario.js';
 import { closeAll, type Teardown, tearDown } from './teardown.js';
+import type { Launch } from './vmm/launch.js';
 import type { ThreadEnd } from './vmm/vcpu-thread.js';
 
 /** What happens to the guest in one row of the table. */
@@ -16,7 +17,8 @@ export type Subject =
 export interface Row {
   readonly subject: Subject;
   readonly options: Omit<ScenarioOptions, 'image'> & { readonly image: string };
-  readonly launch: { readonly digest: string; readonly asExpected: boolean };
+  /** What the guest's owner found: the digest that the platform has signed, and whether the measurement is of the one expected. */
+  readonly launch: { readonly digest: string | null; readonly asExpected: boolean; readonly measurementVerifies: boolean };
   readonly move: {
     readonly errno: string | null;
     /** Simulated time that the move itself takes, with all locks held; the guest does not run. */
@@ -85,7 +87,7 @@ export const runRow = async (simkvm: SimKvm, options: ScenarioOptions, subject: 
   return {
     subject,
     options: { ...rest, image: image.name },
-    launch: { digest: launched.digest, asExpected: launched.digest === launched.expectedDigest },
+    launch: launchOf(launched),
     move,
     teardown,
     teardownWork: afterTeardown,
@@ -97,6 +99,12 @@ export const runRow = async (simkvm: SimKvm, options: ScenarioOptions, subject: 
     findings: await findings(),
   };
 };
+
+const launchOf = ({ digest, expectedDigest, measurementVerifies }: Launch): Row['launch'] => ({
+  digest,
+  asExpected: digest === expectedDigest,
+  measurementVerifies,
+});
 
 const moveGuest = async (
   simkvm: SimKvm,

@@ -5,7 +5,7 @@ import { type Console, type GlobalOptions, processConsole } from '../cli/session
 import { POST_MOVE_POLICIES, type PostMovePolicyName, SimKvm, startDaemon } from '../index.js';
 import { firmwareImage } from './guest/firmware.js';
 import { DEFAULT_LAB, type LabOptions, type LabReport, type Progress, runLab } from './lab.js';
-import { renderReport } from './report.js';
+import { launchesVerify, renderReport } from './report.js';
 
 export { DEFAULT_LAB, type LabOptions, type LabReport, type Progress, renderReport, runLab };
 
@@ -84,6 +84,7 @@ export const registerLab = (program: Command, console: Console = processConsole)
         const report = await runOn(named ? target : null, options, progress);
         done();
         console.out(asJson ? json(report) : renderReport(report));
+        if (!launchesVerify(report)) console.exitCode(1);
       } catch (error) {
         done();
         console.error(describeFailure(error));

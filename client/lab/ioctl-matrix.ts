@@ -64,6 +64,8 @@ const FREE_SLOT = 9;
 const FREE_VCPU = 9;
 const NO_ATTRIBUTE = { group: 0, attr: 0n, addr: 0n } as const;
 const BAD_FD = -1;
+/** Reason of a refusal by the daemon, which comes before any policy: the request has no value for a field. */
+const MALFORMED = 'FIELD_MISSING';
 const zone = { addr: 0xfd00_0000n, size: 8 };
 const region = ({ vmm }: Target) => ({ addr: vmm.memory.userspaceAddress(0n), size: vmm.memory.slots[0]?.size ?? 0n });
 const chip = { chip_id: KvmIrqchipId.KVM_IRQCHIP_PIC_MASTER };
@@ -152,7 +154,8 @@ const SEV_CALLS: Covered<typeof sevCalls> = {
   launchMeasure: ({ vm }) => vm.sev.try.launchMeasure({ len: 48 }),
   launchFinish: ({ vm }) => vm.sev.try.launchFinish(),
   sendStart: ({ vm }) => vm.sev.try.sendStart({ policy: 0, session_len: 0 }),
-  sendUpdateData: ({ vm, page }) => vm.sev.try.sendUpdateData({ hdr_len: 52, guest_uaddr: page, guest_len: PAGE }),
+  sendUpdateData: ({ vm, page }) =>
+    vm.sev.try.sendUpdateData({ hdr_len: 52, guest_uaddr: page, guest_len: PAGE, trans_len: PAGE }),
   sendUpdateVmsa: ({ vm }) => vm.sev.try.sendUpdateVmsa(),
   sendFinish: ({ vm }) => vm.sev.try.sendFinish(),
   sendCancel: ({ vm }) => vm.sev.try.sendCancel(),
@@ -291,7 +294,11 @@ const answersOf = async (
     await scenario.move(policy);
   }
   const answers = new Map<string, string>();
-  for (const { name, call } of ALL) answers.set(name, (await call(target)).errno ?? '0');
+  for (const { name, call } of ALL) {
+    const { errno, error } = await call(target);
+    if (error?.reason === MALFORMED) throw new Error(`the kernel was not asked: ${name}`, { cause: error });
+    answers.set(name, errno ?? '0');
+  }
   return answers;
 };
 

@@ -195,15 +195,29 @@ const explanations = ({ rows, variants: other, probes: probed }: LabReport): str
 
 const section = (title: string, text: string): string[] => (text === '' ? [] : [`\n${title}\n${'='.repeat(title.length)}`, text]);
 
+/** Whether every guest was launched as its owner expects. */
+export const launchesVerify = ({ rows, variants: other }: LabReport): boolean =>
+  [...rows, ...other].every(({ launch }) => launch.asExpected && launch.measurementVerifies);
+
+/** What the guests' owners say of the launches. */
+const launchVerdict = ({ rows, variants: other }: LabReport): string => {
+  const launches = [...rows, ...other].map(({ launch }) => launch);
+  const unexpected = launches.filter(({ asExpected }) => !asExpected).length;
+  const unverified = launches.filter(({ measurementVerifies }) => !measurementVerifies).length;
+  const digests = unexpected === 0 ? 'every launch digest is as expected' : `${unexpected} LAUNCH DIGESTS ARE NOT AS EXPECTED`;
+  const measurements =
+    unverified === 0
+      ? 'every measurement verifies with the TIK of its owner’s session'
+      : `${unverified} MEASUREMENTS DO NOT VERIFY WITH THE TIK OF THE OWNER’S SESSION`;
+  return `${launches.length} launches: ${digests}, ${measurements}`;
+};
+
 /** The whole report. */
 export const renderReport = (report: LabReport): string => {
   const { rows, variants: other, probes: probed, matrix: matrices, ranking: rankings } = report;
   const [first] = rows;
-  const launched = rows.every(({ launch }) => launch.asExpected)
-    ? 'every launch digest is as expected'
-    : 'LAUNCH DIGESTS ARE NOT AS EXPECTED';
   return [
-    `Guest: ${[...new Set(rows.map(({ options }) => options.image))].join('; ')}; ${bytes(first?.options.memoryBytes ?? 0)}, 2 vCPUs; ${launched}.`,
+    `Guest: ${[...new Set(rows.map(({ options }) => options.image))].join('; ')}; ${bytes(first?.options.memoryBytes ?? 0)}, 2 vCPUs; ${launchVerdict(report)}.`,
     ...section('A guest moves away, and its VMM tears the source down', experiment(rows)),
     ...section('Blackout', blackout(rows)),
     ...Object.entries(rankings).map(([encryption, entry]) => ranking(encryption, entry)),

@@ -68,7 +68,8 @@ describe('what the lab sees of a policy', () => {
   });
 
   it('launches what the guest’s owner expects', () => {
-    for (const { launch } of report.rows) expect(launch.asExpected).toBe(true);
+    for (const { launch } of [...report.rows, ...report.variants])
+      expect(launch).toMatchObject({ asExpected: true, measurementVerifies: true });
     expect(new Set(report.rows.map(({ launch }) => launch.digest)).size).toBe(2);
   });
 });

@@ -11,7 +11,7 @@ const row = (policy: PostMovePolicyName, blackout: Readonly<Record<string, numbe
     ...{ encryption: 'SEV', vmType: 'DEFAULT', memoryBytes: 0, backing: 'shared-memfd', irqfdOrder: 'fresh-eventfds' },
     image: 'none',
   },
-  launch: { digest: '', asExpected: true },
+  launch: { digest: '', asExpected: true, measurementVerifies: true },
   move: { errno: null, blackoutNs: 0, blackout, phases: [], work: { counts: blackout, nanoseconds: 0, nanosecondsEach: COSTS } },
   teardown: null,
   teardownWork: { counts: {}, nanoseconds: 0, nanosecondsEach: {} },
