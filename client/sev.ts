@@ -203,11 +203,16 @@ export const sevCalls = {
   /**
    * KVM_SEV_SNP_LAUNCH_UPDATE: encrypts and measures pages; gfn_start, uaddr and len come back advanced.
    * Errno: EIO (gate), ENOTTY (no SEV host; not here), EINVAL (no SNP guest or context; length, type, flags,
-   * alignment; no guest_memfd; not private), EFAULT, EIO with `error` (the firmware refused).
+   * alignment; no guest_memfd), EFAULT, EIO (the first page is shared, or the guest's already; no such sev_fd), with
+   * `error` where the firmware refused.
    */
   snpLaunchUpdate: ioctl(
     KvmVm.sevSnpLaunchUpdate,
-    (fd, snpLaunchUpdate: KvmSevSnpLaunchUpdateInit) => ({ fd, snp_launch_update: snpLaunchUpdate }),
+    (fd, snpLaunchUpdate: KvmSevSnpLaunchUpdateInit, sevFd: number) => ({
+      fd,
+      snp_launch_update: snpLaunchUpdate,
+      sev_fd: sevFd,
+    }),
     out('snp_launch_update'),
   ),
   /**
@@ -217,7 +222,11 @@ export const sevCalls = {
    */
   snpLaunchFinish: ioctl(
     KvmVm.sevSnpLaunchFinish,
-    (fd, snpLaunchFinish: KvmSevSnpLaunchFinishInit) => ({ fd, snp_launch_finish: snpLaunchFinish }),
+    (fd, snpLaunchFinish: KvmSevSnpLaunchFinishInit, sevFd: number) => ({
+      fd,
+      snp_launch_finish: snpLaunchFinish,
+      sev_fd: sevFd,
+    }),
     ret,
   ),
   /**

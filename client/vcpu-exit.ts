@@ -13,6 +13,7 @@ import {
   type KvmExitMmio,
   type KvmExitMsr,
   type KvmExitNotify,
+  type KvmExitSnpReqCerts,
   type KvmExitSystemEvent,
   type KvmExitTprAccess,
   type KvmRun,
@@ -33,7 +34,6 @@ const PLAIN = [
   'KVM_EXIT_X86_BUS_LOCK',
   'KVM_EXIT_XEN',
   'KVM_EXIT_TDX',
-  'KVM_EXIT_SNP_REQ_CERTS',
 ] as const;
 
 /** What KVM_RUN came back with: the member of kvm_run's union that `reason` names, under the kernel's name for it. */
@@ -58,7 +58,8 @@ type ExitData =
   | { readonly reason: 'KVM_EXIT_IOAPIC_EOI'; readonly eoi: KvmExitEoi }
   | { readonly reason: 'KVM_EXIT_X86_RDMSR' | 'KVM_EXIT_X86_WRMSR'; readonly msr: KvmExitMsr }
   | { readonly reason: 'KVM_EXIT_NOTIFY'; readonly notify: KvmExitNotify }
-  | { readonly reason: 'KVM_EXIT_MEMORY_FAULT'; readonly memory_fault: KvmExitMemoryFault };
+  | { readonly reason: 'KVM_EXIT_MEMORY_FAULT'; readonly memory_fault: KvmExitMemoryFault }
+  | { readonly reason: 'KVM_EXIT_SNP_REQ_CERTS'; readonly snp_req_certs: KvmExitSnpReqCerts };
 
 /** An exit of a vCPU: its data by `reason`, and all of kvm_run in `run`. */
 export type VcpuExit = ExitData & { readonly run: KvmRun };
@@ -97,6 +98,8 @@ const dataOf = (run: KvmRun): ExitData => {
       return { reason: 'KVM_EXIT_NOTIFY', notify: present(run.notify, 'notify') };
     case KvmExit.KVM_EXIT_MEMORY_FAULT:
       return { reason: 'KVM_EXIT_MEMORY_FAULT', memory_fault: present(run.memory_fault, 'memory_fault') };
+    case KvmExit.KVM_EXIT_SNP_REQ_CERTS:
+      return { reason: 'KVM_EXIT_SNP_REQ_CERTS', snp_req_certs: present(run.snp_req_certs, 'snp_req_certs') };
     default:
       return { reason: 'KVM_EXIT_UNKNOWN', hw: run.hw };
   }

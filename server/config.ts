@@ -45,6 +45,7 @@ interface Options {
   seed: string;
   sevAsids: number;
   minSevAsid: number;
+  snp: boolean;
   policy: HostConfig['postMovePolicy'];
   sharedIrqfd: boolean;
   knownUpstreamDefects: boolean;
@@ -67,6 +68,7 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
     .option('--seed <text>', 'everything random on this host follows from it', defaults.seed)
     .option('--sev-asids <n>', 'highest ASID (CPUID 0x8000001F ECX)', integer(1, 65_535), defaults.sev.asids)
     .option('--min-sev-asid <n>', 'lowest ASID of a plain SEV guest (EDX)', integer(1, 65_536), defaults.sev.minSevAsid)
+    .option('--snp', 'SEV-SNP guests: the platform is initialised for them at start', defaults.sev.snp)
     .addOption(
       new Option('--policy <name>', 'what becomes of the source of a move')
         .choices(POST_MOVE_POLICIES)
@@ -95,7 +97,7 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
       cpus: options.cpus,
       memoryBytes: options.memory,
       seed: options.seed,
-      sev: { ...defaults.sev, asids: options.sevAsids, minSevAsid: options.minSevAsid },
+      sev: { ...defaults.sev, asids: options.sevAsids, minSevAsid: options.minSevAsid, snp: options.snp },
       postMovePolicy: options.policy,
       exclusiveIrqfd: !options.sharedIrqfd,
       knownUpstreamDefects: options.knownUpstreamDefects,

@@ -167,8 +167,9 @@ const SEV_CALLS: Covered<typeof sevCalls> = {
   dbgEncrypt: ({ vm, page }) => vm.sev.try.dbgEncrypt({ src_uaddr: page, dst_uaddr: page, len: 16 }),
   certExport: ({ vm }) => vm.sev.try.certExport(),
   snpLaunchStart: ({ vm }) => vm.sev.try.snpLaunchStart({ policy: 0n }, BAD_FD),
-  snpLaunchUpdate: ({ vm, page }) => vm.sev.try.snpLaunchUpdate({ gfn_start: 0n, uaddr: page, len: BigInt(PAGE), type: 1 }),
-  snpLaunchFinish: ({ vm }) => vm.sev.try.snpLaunchFinish({}),
+  snpLaunchUpdate: ({ vm, page }) =>
+    vm.sev.try.snpLaunchUpdate({ gfn_start: 0n, uaddr: page, len: BigInt(PAGE), type: 1 }, BAD_FD),
+  snpLaunchFinish: ({ vm }) => vm.sev.try.snpLaunchFinish({}, BAD_FD),
   snpEnableReqCerts: ({ vm }) => vm.sev.try.snpEnableReqCerts(),
 };
 

@@ -21,6 +21,7 @@ import {
   kvm_run__mmio,
   kvm_run__msr,
   kvm_run__notify,
+  kvm_run__snp_req_certs,
   kvm_run__system_event,
   kvm_run__tpr_access,
   kvm_sync_regs,
@@ -47,6 +48,7 @@ const UNION: ReadonlyMap<number, readonly [string, Struct<Fields>]> = new Map<nu
   [KVM_EXIT.X86_WRMSR, ['msr', kvm_run__msr]],
   [KVM_EXIT.NOTIFY, ['notify', kvm_run__notify]],
   [KVM_EXIT.MEMORY_FAULT, ['memory_fault', kvm_run__memory_fault]],
+  [KVM_EXIT.SNP_REQ_CERTS, ['snp_req_certs', kvm_run__snp_req_certs]],
 ]);
 
 const PAGE_SIZE = 4096;
@@ -67,6 +69,8 @@ const writeInput = (pages: RunPages, input: Message): Failure | null => {
   if (io_in instanceof Uint8Array) pages.pio.bytes.set(io_in.subarray(0, PAGE_SIZE));
   if (mmio_in instanceof Uint8Array) kvm_run__mmio.write(run, { data: mmio_in });
   if (isGiven(input.hypercall_ret)) put(kvm_run__hypercall, { ret: input.hypercall_ret });
+  if (isGiven(input.snp_req_certs_ret)) put(kvm_run__snp_req_certs, { ret: input.snp_req_certs_ret });
+  if (isGiven(input.snp_req_certs_npages)) put(kvm_run__snp_req_certs, { npages: input.snp_req_certs_npages });
   if (isGiven(input.msr_data)) put(kvm_run__msr, { data: input.msr_data });
   if (isGiven(input.msr_error)) put(kvm_run__msr, { error: input.msr_error });
   return isMessage(s) ? writeSyncRegs(run, s) : null;

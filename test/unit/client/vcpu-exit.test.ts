@@ -22,6 +22,7 @@ const WITH_DATA = [
   ['KVM_EXIT_X86_WRMSR', { msr: { index: 0x10 } }],
   ['KVM_EXIT_NOTIFY', { notify: { flags: 1 } }],
   ['KVM_EXIT_MEMORY_FAULT', { memory_fault: { gpa: 0x5000n } }],
+  ['KVM_EXIT_SNP_REQ_CERTS', { snp_req_certs: { gpa: 0x6000n, npages: 4n } }],
 ] as const satisfies readonly (readonly [keyof typeof KvmExit, KvmRunInit])[];
 
 describe('an exit of a vCPU', () => {
