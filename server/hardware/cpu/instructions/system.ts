@@ -375,6 +375,10 @@ export const system: InstructionGroup = {
   Ud0: undefinedInstruction,
   Ud1: undefinedInstruction,
   Ud2: undefinedInstruction,
+  // There is no transactional memory.
+  Xabort: undefinedInstruction,
+  Xbegin: undefinedInstruction,
+  Xend: undefinedInstruction,
   Lgdt: loadTable('gdt'),
   Lidt: loadTable('idt'),
   Sgdt: storeTable('gdt'),
