@@ -34,6 +34,11 @@ function checkTarget(core: Core, descriptor: Descriptor, lo: number, hi: number)
   if (long ? !core.memory.isCanonical(lo, hi) : hi !== 0 || lo >>> 0 > descriptor.limit) throw new GuestFault(Vector.GP, 0);
 }
 
+/** The limit of the code segment holds in real mode too, and no far transfer changes it there. */
+function checkRealTarget(core: Core, lo: number): void {
+  if (lo >>> 0 > core.state.limit[Seg.CS]) throw new GuestFault(Vector.GP, 0);
+}
+
 function setRip(core: Core, lo: number, hi: number): void {
   core.state.ripLo = lo;
   core.state.ripHi = hi;
@@ -47,7 +52,7 @@ export function taskSwitch(): UnsupportedInstruction {
 /** JMP FAR. */
 export function farJump(core: Core, target: Target): void {
   if (!core.protectedMode) {
-    if (target.lo >>> 0 > 0xffff && core.state.limit[Seg.CS] <= 0xffff) throw new GuestFault(Vector.GP, 0);
+    checkRealTarget(core, target.lo);
     setRealSegment(core, Seg.CS, target.selector);
     setRip(core, target.lo, 0);
     return;
@@ -78,6 +83,7 @@ export function farCall(core: Core, target: Target, size: number, returnLo: numb
   const oldSelector = core.state.selector[Seg.CS];
   if (!core.protectedMode) {
     core.memory.probeWrite(core.stackAddress(-2 * size, size, true), 0, size);
+    checkRealTarget(core, target.lo);
     core.push(size, oldSelector, 0);
     core.push(size, returnLo, 0);
     setRealSegment(core, Seg.CS, target.selector);

@@ -129,19 +129,35 @@ export class IoBus {
     return kvmallocSize(KMEM_SIZE.kvm_io_bus + this.devices.length * KMEM_SIZE.kvm_io_range);
   }
 
-  /** `kvm_io_bus_get_first_dev`: the first device whose range holds the access. */
+  /**
+   * `kvm_io_bus_get_first_dev`: one device whose range holds the access, and back to the first of its neighbours that do.
+   * Ranges that overlap without being the same are in no order, so the search has to take the steps of the kernel's
+   * `bsearch` to come to the same device.
+   */
   private first(address: number, length: number): number {
-    let low = 0;
-    let high = this.devices.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      const device = this.devices[middle];
-      if (device === undefined) break;
-      const order = compare(address, length, device);
-      if (order > 0) low = middle + 1;
-      else high = middle;
+    let found = this.search(address, length);
+    while (found > 0 && this.compareAt(found - 1, address, length) === 0) found--;
+    return found;
+  }
+
+  /** `bsearch`: beyond the last device if there is none. */
+  private search(address: number, length: number): number {
+    let base = 0;
+    for (let left = this.devices.length; left > 0; left >>= 1) {
+      const pivot = base + (left >> 1);
+      const order = this.compareAt(pivot, address, length);
+      if (order === 0) return pivot;
+      if (order < 0) continue;
+      base = pivot + 1;
+      left--;
     }
-    return low;
+    return this.devices.length;
+  }
+
+  private compareAt(index: number, address: number, length: number): number {
+    const device = this.devices[index];
+    if (device === undefined) throw new Error(`no device ${index} on the ${this.name} bus`);
+    return compare(address, length, device);
   }
 }
 

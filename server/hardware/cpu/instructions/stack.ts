@@ -53,7 +53,8 @@ function pop(core: Core, instruction: Instruction): Compiled {
   if (operand.kind === 'segment') {
     const size = encodedSize(instruction);
     return end(() => {
-      const selector = core.peek(size, 0) & 0xffff;
+      // Only the selector is read, whatever the size of its place on the stack.
+      const selector = core.peek(2, 0);
       loadSegment(core, operand.index, selector);
       core.addToStackPointer(size);
       if (operand.index === Seg.SS) shadowAfterStackSegment(core);

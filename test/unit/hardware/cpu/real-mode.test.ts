@@ -162,6 +162,16 @@ describe('far transfers', () => {
     expect(machine.memory.read(0x7ffc, 4)).toBe('15000002');
   });
 
+  it('pushes nothing for a call beyond the segment', () => {
+    const machine = createMachine();
+    realMode(machine, '669a 00000100 0000'); // call far 0:10000h
+    machine.memory.write(4 * 13, '00300000');
+    machine.memory.write(0x3000, 'f4');
+    expect(machine.cpu.run(10)).toEqual({ kind: 'hlt' });
+    expect(machine.cpu.state.register(4)).toBe(0x8000n - 6n);
+    expect(machine.memory.read(0x7ffa, 2)).toBe('0010');
+  });
+
   it('wraps offsets at 64 KiB and addresses at the base', () => {
     const machine = createMachine();
     realMode(machine, 'be0200 8a84feff f4'); // mov si,2; mov al,[si-2]

@@ -31,6 +31,16 @@ const recorder = (address: number, length: number, ...only: number[]): IoDevice 
 const write = (bus: IoBus, vcpu: Vcpu, address: number, ...bytes: number[]) => bus.write(vcpu, address, Uint8Array.from(bytes));
 
 describe('I/O bus', () => {
+  it("comes to one of several overlapping ranges by the steps of the kernel's search", () => {
+    // As a real kernel does with an ioeventfd of 2 bytes that is registered after a coalesced zone of 8 around it.
+    const { bus, vcpu } = newBus();
+    const [beside, zone, again, exact] = [recorder(0xf8004, 1), recorder(0xf8000, 8), recorder(0xf8000, 8), recorder(0xf8000, 2)];
+    for (const device of [beside, zone, again, exact]) bus.register(device);
+    expect(bus.list).toEqual([exact, beside, zone, again]);
+    write(bus, vcpu, 0xf8000, 0x22, 0x11);
+    expect([exact.seen, zone.seen, again.seen]).toEqual([[], [0x22], []]);
+  });
+
   it('refuses the 1001st device, but not an ioeventfd among fewer of them', () => {
     const { bus } = newBus();
     const added: (Failure | null)[] = [];
