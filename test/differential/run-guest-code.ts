@@ -46,12 +46,15 @@ const start = async (native: NativeHost): Promise<{ comparison: GuestComparison;
   return { comparison, finish };
 };
 
-const describe = async (seed: number, comparison: GuestComparison): Promise<string> => {
+/** @param first the verdict that the search came upon; if it does not come again, something is left of the cases before. */
+const describe = async (seed: number, comparison: GuestComparison, first: Verdict): Promise<string> => {
   const small = await shrinkCase(generateCase(seed), async (guest) => isDifferent(await comparison.compare(guest)));
   const verdict = await comparison.compare(small);
-  const lines = verdict.kind === 'different' ? verdict.differences : [];
+  const shown = verdict.kind === 'different' ? verdict : first;
+  const lines = shown.kind === 'different' ? shown.differences : [];
   const fields = lines.map(({ field, real, simulated }) => `  ${field}: real ${real}, simulated ${simulated}`);
-  return [`seed ${seed}:`, describeCase(small), ...fields].join('\n');
+  const again = verdict.kind === 'different' ? '' : ' (not again by itself)';
+  return [`seed ${seed}${again}:`, describeCase(small), ...fields].join('\n');
 };
 
 /** Compares generated cases until there are enough, or enough of them differ. */
@@ -69,7 +72,7 @@ export const runGuestCode = async (options: GuestRunOptions): Promise<GuestRunRe
     cases++;
     if (verdict.kind === 'same') count(exits, verdict.exit.split(' ')[0] ?? '');
     else if (verdict.kind === 'explained') count(explained, verdict.name);
-    else differences.push(await describe(seed, comparison));
+    else differences.push(await describe(seed, comparison, verdict));
   };
 
   const lane = async (): Promise<void> => {
