@@ -29,6 +29,8 @@ const COPY_ENC_CONTEXT = 197;
 const MOVE_ENC_CONTEXT = 206;
 const PAT = 0x277;
 const SYSENTER_ADDRESSES = [0x175, 0x176] as const;
+/** LSTAR, CSTAR, and the bases of FS and GS. */
+const LONG_MODE_ADDRESSES = [0xc000_0082, 0xc000_0083, 0xc000_0100, 0xc000_0101, 0xc000_0102] as const;
 /** The simulated host has nested paging and 48 bits of physical address. */
 const PHYSICAL_ADDRESS_END = 2 ** 48;
 
@@ -77,7 +79,9 @@ export const EXPLANATIONS: readonly Explanation[] = [
     name: 'five_level_paging_on_host',
     reason: 'The real host has LA57: addresses in MSRs are canonical in 57 bits, those of the simulated processor in 48.',
     sameState: false,
-    explains: ({ op }) => op.op === 'get_msrs' && SYSENTER_ADDRESSES.some((index) => stringify(op).includes(`[${index}]`)),
+    explains: ({ op }) =>
+      (op.op === 'get_msrs' && SYSENTER_ADDRESSES.some((index) => stringify(op).includes(`[${index}]`))) ||
+      (op.op === 'set_msrs' && LONG_MODE_ADDRESSES.some((index) => stringify(op).includes(`"index":${index},`))),
   },
   {
     name: 'memory_fault',

@@ -79,7 +79,8 @@ export const runGuestCode = async (options: GuestRunOptions): Promise<GuestRunRe
     const native = new NativeHost();
     while (!isDone()) {
       const { comparison, finish } = await start(native);
-      for (let left = CASES_PER_MACHINE; left > 0 && !isDone(); left--) await compareOne(options.seed + next++, comparison);
+      for (let left = CASES_PER_MACHINE; left > 0 && !isDone() && !comparison.stuck; left--)
+        await compareOne(options.seed + next++, comparison);
       await finish();
     }
     native.close();

@@ -49,6 +49,11 @@ export class GuestComparison {
     return new GuestComparison(await GuestMachine.create(real), await GuestMachine.create(simulated));
   }
 
+  /** The machines cannot be used for another case. */
+  get stuck(): boolean {
+    return this.real.stuck || this.simulated.stuck;
+  }
+
   async compare(guest: GuestCase): Promise<Verdict> {
     const [real, simulated] = await Promise.all([this.real.execute(guest), this.simulated.execute(guest)]);
     const found = differences(real, simulated);

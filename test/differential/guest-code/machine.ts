@@ -84,6 +84,9 @@ const must = ({ ret, errno }: Outcome): bigint => {
 
 /** A VM with one vCPU that runs one case after the other. */
 export class GuestMachine {
+  /** An access is under way that would not come to its end: the next case would find it. */
+  stuck = false;
+
   private constructor(
     private readonly calls: SystemCalls,
     private readonly vcpu: number,
@@ -158,9 +161,10 @@ export class GuestMachine {
   /** Answers an exit for I/O, and lets it be completed: RIP is past the instruction then, on every kernel. */
   private async finishPendingAccess(exit: Uint8Array): Promise<void> {
     await this.setImmediateExit(1);
-    for (let area = exit, left = FRAGMENTS_MAX; left > 0; left--) {
+    this.stuck = true;
+    for (let area = exit, left = FRAGMENTS_MAX; this.stuck && left > 0; left--) {
       await this.answer(area);
-      if ((await this.calls.ioctl(this.vcpu, IOCTL.KVM_RUN, 0n)).errno !== null) break;
+      this.stuck = (await this.calls.ioctl(this.vcpu, IOCTL.KVM_RUN, 0n)).errno === null;
       area = (await this.calls.load(this.run, 0x1000)).data;
     }
     await this.setImmediateExit(0);
