@@ -1,8 +1,12 @@
 import { table } from '../../client/cli/output.js';
 import { bundleEchoServer, startServer, startSimkvmd } from './child-server.js';
 import { measureColdStart } from './cold-start.js';
+import { measureCpu } from './cpu.js';
 import type { Figure } from './figure.js';
+import { measureInProcess } from './in-process.js';
+import { measureKvmRun } from './kvm-run.js';
 import { measureMemory } from './memory.js';
+import { measureMemslots } from './memslots.js';
 import { measureSev } from './sev.js';
 import { measureUnary } from './unary.js';
 
@@ -22,7 +26,13 @@ const figures: Figure[] = [];
   await using simkvmd = await startSimkvmd();
   await using echo = await startServer(echoServer.program);
   figures.push(...(await measureUnary(simkvmd, echo)));
+  say('KVM_RUN');
+  figures.push(...(await measureKvmRun(simkvmd, echo)));
 }
+say('guest instructions');
+figures.push(...measureCpu());
+say('ioctls and memslots in process');
+figures.push(...measureInProcess(), ...measureMemslots());
 say('SEV commands on guest memory');
 figures.push(...(await measureSev()));
 say('cold start');

@@ -37,6 +37,7 @@ export class CpuState {
   readonly gpr = new Int32Array(32);
   readonly gpr16 = new Uint16Array(this.gpr.buffer);
   readonly gpr8 = new Uint8Array(this.gpr.buffer);
+  private readonly gpr64 = new BigUint64Array(this.gpr.buffer);
   ripLo = 0;
   ripHi = 0;
   readonly flags = new Flags();
@@ -185,15 +186,10 @@ export class CpuState {
   }
 
   getRegisters(): GeneralRegisters {
-    const registers: GeneralRegisters = {
-      ...{ rax: 0n, rbx: 0n, rcx: 0n, rdx: 0n, rsi: 0n, rdi: 0n, rsp: 0n, rbp: 0n },
-      ...{ r8: 0n, r9: 0n, r10: 0n, r11: 0n, r12: 0n, r13: 0n, r14: 0n, r15: 0n },
-      ...{ rip: this.rip, rflags: this.rflags },
-    };
-    GENERAL_REGISTERS.forEach((name, index) => {
-      registers[name] = this.register(index);
-    });
-    return registers;
+    const [rax = 0n, rcx = 0n, rdx = 0n, rbx = 0n, rsp = 0n, rbp = 0n, rsi = 0n, rdi = 0n, ...upper] = this.gpr64;
+    const [r8 = 0n, r9 = 0n, r10 = 0n, r11 = 0n, r12 = 0n, r13 = 0n, r14 = 0n, r15 = 0n] = upper;
+    const { rip, rflags } = this;
+    return { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags };
   }
 
   setRegisters(registers: GeneralRegisters): void {

@@ -130,6 +130,8 @@ export class Memslots {
   private readonly byId = new Map<number, Memslot>();
   /** In ascending order of guest frames; slots never overlap. */
   private byGfn: Memslot[] = [];
+  /** Where each of them ends: a search goes through these words alone and not through the slots. */
+  private ends: number[] = [];
   private last: Memslot | undefined;
 
   /** `id_to_memslot`. */
@@ -182,14 +184,19 @@ export class Memslots {
   /** `kvm_replace_memslot` for a new slot. */
   add(slot: Memslot): void {
     this.byId.set(slot.id, slot);
-    this.byGfn.splice(this.firstEndingAbove(slot.baseGfn), 0, slot);
+    const index = this.firstEndingAbove(slot.baseGfn);
+    this.byGfn.splice(index, 0, slot);
+    this.ends.splice(index, 0, slot.endGfn);
     this.changed();
   }
 
   /** `kvm_replace_memslot` without a new one. The caller frees the slot. */
   remove(slot: Memslot): void {
     this.byId.delete(slot.id);
-    this.byGfn = this.byGfn.filter((other) => other !== slot);
+    const index = this.firstEndingAbove(slot.baseGfn);
+    if (this.byGfn[index] !== slot) throw new Error(`slot ${slot.id} is not where its guest frames are`);
+    this.byGfn.splice(index, 1);
+    this.ends.splice(index, 1);
     this.changed();
   }
 
@@ -203,6 +210,7 @@ export class Memslots {
   free(): void {
     for (const slot of this.byGfn) slot.free();
     this.byGfn = [];
+    this.ends = [];
     this.byId.clear();
     this.changed();
   }
@@ -210,11 +218,10 @@ export class Memslots {
   /** Index of the first slot that ends above a guest frame. */
   private firstEndingAbove(frame: Gfn): number {
     let low = 0;
-    let high = this.byGfn.length;
+    let high = this.ends.length;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      const slot = this.byGfn[middle];
-      if (slot !== undefined && slot.endGfn <= frame) low = middle + 1;
+      if ((this.ends[middle] ?? 0) <= frame) low = middle + 1;
       else high = middle;
     }
     return low;
