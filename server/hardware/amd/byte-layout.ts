@@ -94,5 +94,9 @@ export function struct<Shape extends Record<string, Pick<Field<unknown>, 'offset
   const covered = new Uint8Array(size);
   for (const field of Object.values(shape)) covered.fill(1, field.offset, field.offset + field.size);
   const reserved = [...covered.keys()].filter((offset) => covered[offset] === 0);
-  return { ...shape, size, reservedIsZero: (bytes) => reserved.every((offset) => bytes[offset] === 0) };
+  const reservedIsZero = (bytes: Uint8Array): boolean => {
+    for (const offset of reserved) if (bytes[offset] !== 0) return false;
+    return true;
+  };
+  return { ...shape, size, reservedIsZero };
 }

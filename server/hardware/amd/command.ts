@@ -143,16 +143,20 @@ export function guestCommand<Kind extends GuestStateKind>({
 /** A command on the memory of an existing guest, which must be active. */
 export function activeGuestCommand<Kind extends GuestStateKind>(spec: GuestCommandSpec<Kind, ActiveGuestCall<Kind>>): Command {
   return guestCommand({
-    ...spec,
-    run: (call) => {
-      const { activation } = call.guest;
-      return activation === null ? STATUS.INACTIVE : spec.run({ ...call, key: activation.key });
+    name: spec.name,
+    states: spec.states,
+    buffer: spec.buffer,
+    run: ({ firmware, platform, guest, state, buffer }) => {
+      const { activation } = guest;
+      if (activation === null) return STATUS.INACTIVE;
+      return spec.run({ firmware, platform, guest, state, buffer, key: activation.key });
     },
   });
 }
 
 function isOneOf<Kind extends GuestStateKind>(state: GuestContext['state'], kinds: readonly Kind[]): state is GuestStateOf<Kind> {
-  return kinds.some((kind) => kind === state.kind);
+  for (const kind of kinds) if (kind === state.kind) return true;
+  return false;
 }
 
 /** An output buffer of a length that the caller must know: too short a buffer is a query for it. */

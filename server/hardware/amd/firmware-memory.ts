@@ -81,10 +81,15 @@ export class FirmwareMemory {
     const status = this.checkWrite([address, length]);
     if (status !== STATUS.SUCCESS) return status;
     for (const { frame, offset, length: part } of this.spans(address, length) ?? []) {
-      const plaintext = frame.viewForUncachedWrite(null).subarray(offset, offset + part);
-      inspect(plaintext);
-      if (part === PAGE_SIZE) frame.retype(null, key);
-      else key.seal(hpa(frame.hpa + offset), plaintext);
+      const cells = frame.viewForUncachedWrite(null);
+      if (part === PAGE_SIZE) {
+        inspect(cells);
+        frame.retype(null, key);
+      } else {
+        const plaintext = cells.subarray(offset, offset + part);
+        inspect(plaintext);
+        key.seal(hpa(frame.hpa + offset), plaintext);
+      }
     }
     return STATUS.SUCCESS;
   }

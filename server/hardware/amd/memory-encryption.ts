@@ -6,13 +6,15 @@ import { type Hpa, PAGE_SIZE } from '../units.js';
 /** Bytes that one AES operation of the engine covers, and the granularity of every firmware command on guest memory. */
 export const BLOCK_SIZE = 16;
 
-/** The constant t_i by which address bit i tweaks a block: four 32-bit words, in the host's byte order. */
-export type TweakConstants = ReadonlyMap<number, Int32Array>;
+/** The constant t_i by which address bit i tweaks a block: 16 bytes as two words, in the host's byte order. */
+export type TweakConstants = ReadonlyMap<number, BigUint64Array>;
 
 const FIRST_TWEAK_BIT = 4;
 const LAST_TWEAK_BIT = 50;
-const WORDS_PER_BLOCK = 4;
-const WORDS_PER_PAGE = PAGE_SIZE / 4;
+/** Tweaks are added 8 bytes at a time: V8 compiles exclusive or of 64-bit words to what the CPU has for it. */
+const WORD_SIZE = 8;
+const WORDS_PER_BLOCK = BLOCK_SIZE / WORD_SIZE;
+const WORDS_PER_PAGE = PAGE_SIZE / WORD_SIZE;
 
 /**
  * The memory encryption engine in the memory controllers: AES-128 in XEX mode, C = AES(M xor T(p)) xor T(p), where T(p) is the
@@ -34,9 +36,9 @@ export interface EncryptionKey extends MemoryKey {
 
 /** An engine whose tweak constants are random at each boot, as on parts later than the first EPYC. */
 export function createMemoryEncryptionEngine(entropy: Entropy): MemoryEncryptionEngine {
-  const constants = new Map<number, Int32Array>();
+  const constants = new Map<number, BigUint64Array>();
   for (let bit = FIRST_TWEAK_BIT; bit <= LAST_TWEAK_BIT; bit++) {
-    constants.set(bit, new Int32Array(entropy.bytes(BLOCK_SIZE).buffer));
+    constants.set(bit, new BigUint64Array(entropy.bytes(BLOCK_SIZE).buffer));
   }
   return createMemoryEncryptionEngineWith(constants);
 }
@@ -49,72 +51,67 @@ export function createMemoryEncryptionEngineWith(constants: TweakConstants): Mem
 
 class Tweaks {
   /** Tweak of each block of the page at address 0. */
-  private readonly inPage = new Int32Array(WORDS_PER_PAGE);
-  /** Tweak of each block of the page at `base`: a page is tweaked twice for each conversion. */
-  private readonly page = new Int32Array(WORDS_PER_PAGE);
+  private readonly inPage = new BigUint64Array(WORDS_PER_PAGE);
+  /** Tweak of the page that was converted last: a page is tweaked twice for each conversion. */
+  private readonly page = new BigUint64Array(WORDS_PER_BLOCK);
   private base = 0;
 
-  constructor(private readonly constants: TweakConstants) {
-    for (let offset = 0; offset < PAGE_SIZE; offset += BLOCK_SIZE) this.inPage.set(this.sum(offset), offset / 4);
-    this.page.set(this.inPage);
+  /** The constants, in the order of their address bits; zeros for a bit that does not tweak. */
+  private readonly constants = new BigUint64Array((LAST_TWEAK_BIT + 1) * WORDS_PER_BLOCK);
+
+  constructor(constants: TweakConstants) {
+    for (const [bit, constant] of constants) this.constants.set(constant, bit * WORDS_PER_BLOCK);
+    for (let word = 0; word < WORDS_PER_PAGE; word += WORDS_PER_BLOCK)
+      this.sum(this.inPage.subarray(word, word + WORDS_PER_BLOCK), word * WORD_SIZE, 0);
   }
 
-  /** XORs the tweak of every block of `words`, which stand at `address` and on. */
-  apply(address: number, words: Int32Array): void {
-    let offset = (address % PAGE_SIZE) / 4;
+  /** Writes `from` with the tweak of every block added to `to`; both are as long, and stand at `address` and on. */
+  add(address: number, from: BigUint64Array, to: BigUint64Array): void {
+    let first = (address % PAGE_SIZE) / WORD_SIZE;
     let base = address - (address % PAGE_SIZE);
-    for (let done = 0; done < words.length; ) {
-      const { page } = this.moveTo(base);
-      if (offset === 0 && words.length === WORDS_PER_PAGE) {
-        applyToPage(words, page);
-        return;
-      }
-      const end = Math.min(words.length, done + WORDS_PER_PAGE - offset);
-      for (; done < end; done += WORDS_PER_BLOCK, offset += WORDS_PER_BLOCK) {
-        words[done] ^= page[offset];
-        words[done + 1] ^= page[offset + 1];
-        words[done + 2] ^= page[offset + 2];
-        words[done + 3] ^= page[offset + 3];
-      }
+    for (let done = 0; done < from.length; ) {
+      this.moveTo(base);
+      const end = Math.min(from.length, done + WORDS_PER_PAGE - first);
+      addTweaks(from, to, done, end, this.inPage, first - done, this.page[0], this.page[1]);
+      done = end;
       base += PAGE_SIZE;
-      offset = 0;
+      first = 0;
     }
   }
 
-  private moveTo(base: number): this {
-    if (base === this.base) return this;
-    const [w0, w1, w2, w3] = this.sum(base);
-    const { inPage, page } = this;
-    for (let word = 0; word < WORDS_PER_PAGE; word += WORDS_PER_BLOCK) {
-      page[word] = inPage[word] ^ w0;
-      page[word + 1] = inPage[word + 1] ^ w1;
-      page[word + 2] = inPage[word + 2] ^ w2;
-      page[word + 3] = inPage[word + 3] ^ w3;
-    }
+  private moveTo(base: number): void {
+    if (base === this.base) return;
+    this.page.fill(0n);
+    this.sum(this.page, base >>> 0, 0);
+    this.sum(this.page, Math.floor(base / 2 ** 32), 32);
     this.base = base;
-    return this;
-  }
-
-  private sum(address: number): Int32Array {
-    const tweak = new Int32Array(WORDS_PER_BLOCK);
-    this.add(tweak, address >>> 0, 0);
-    this.add(tweak, Math.floor(address / 2 ** 32), 32);
-    return tweak;
   }
 
   /** Adds the constants of up to 32 address bits, of which bit 0 is `firstBit` of the address. */
-  private add(tweak: Int32Array, bits: number, firstBit: number): void {
+  private sum(tweak: BigUint64Array, bits: number, firstBit: number): void {
     for (let rest = bits; rest !== 0; rest &= rest - 1) {
-      const constant = this.constants.get(firstBit + 31 - Math.clz32(rest & -rest));
-      if (constant === undefined) continue;
-      for (let word = 0; word < WORDS_PER_BLOCK; word++) tweak[word] ^= constant[word];
+      const at = (firstBit + 31 - Math.clz32(rest & -rest)) * WORDS_PER_BLOCK;
+      tweak[0] ^= this.constants[at];
+      tweak[1] ^= this.constants[at + 1];
     }
   }
 }
 
-/** Both are whole pages: the loop that nearly every conversion runs, as plain as it can be. */
-function applyToPage(words: Int32Array, page: Int32Array): void {
-  for (let word = 0; word < WORDS_PER_PAGE; word++) words[word] ^= page[word];
+/** Words `begin` to `end`; the tweak of each is the sum of its page's and of its own inside the page, in one pass for both. */
+function addTweaks(
+  from: BigUint64Array,
+  to: BigUint64Array,
+  begin: number,
+  end: number,
+  inPage: BigUint64Array,
+  shift: number,
+  low: bigint,
+  high: bigint,
+): void {
+  for (let word = begin; word < end; word += WORDS_PER_BLOCK) {
+    to[word] = from[word] ^ inPage[word + shift] ^ low;
+    to[word + 1] = from[word + 1] ^ inPage[word + shift + 1] ^ high;
+  }
 }
 
 class XexKey implements EncryptionKey {
@@ -144,12 +141,11 @@ class XexKey implements EncryptionKey {
 
   private convert(ecb: Ecb, address: Hpa, bytes: Uint8Array): void {
     if (address % BLOCK_SIZE !== 0 || bytes.length % BLOCK_SIZE !== 0) throw new Error('the engine works on whole blocks');
-    // The words must be aligned to be XORed as 32-bit integers; pages of DRAM always are.
-    const aligned = bytes.byteOffset % 4 === 0 ? bytes : Uint8Array.from(bytes);
-    const words = new Int32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
-    this.tweaks.apply(address, words);
-    aligned.set(ecb.update(aligned));
-    this.tweaks.apply(address, words);
+    // Words must be aligned; those of a page of DRAM always are.
+    const aligned = bytes.byteOffset % WORD_SIZE === 0 ? bytes : Uint8Array.from(bytes);
+    const words = wordsOf(aligned);
+    this.tweaks.add(address, words, words);
+    this.tweaks.add(address, wordsOf(ecb.update(aligned)), words);
     if (aligned !== bytes) bytes.set(aligned);
   }
 
@@ -161,6 +157,9 @@ class XexKey implements EncryptionKey {
     return this.ciphers;
   }
 }
+
+const wordsOf = (bytes: Uint8Array): BigUint64Array =>
+  new BigUint64Array(bytes.buffer, bytes.byteOffset, bytes.length / WORD_SIZE);
 
 /** One direction of AES-128 without chaining: an object that is never finished, so that its key schedule is made once. */
 interface Ecb {

@@ -28,7 +28,7 @@ describe('the memory encryption engine', () => {
     const vectors = jsonVector('selfcomputed-xex.json');
     if (!isXexVectors(vectors)) throw new Error('not the vectors of XEX');
     const constants = new Map(
-      Object.entries(vectors.constants).map(([bit, word]) => [Number(bit), new Int32Array(unhex(word.repeat(4)).buffer)]),
+      Object.entries(vectors.constants).map(([bit, word]) => [Number(bit), new BigUint64Array(unhex(word.repeat(4)).buffer)]),
     );
     const vek = createMemoryEncryptionEngineWith(constants).createKey('vek', unhex(vectors.vek));
     for (const row of vectors.rows) {
