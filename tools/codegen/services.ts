@@ -34,7 +34,7 @@ export interface RpcMethod<Req, ReqInit, Res, ResInit> {
 const rpc = <Req, ReqInit, Res, ResInit>(
   service: string,
   name: string,
-  stream: 'unary' | 'client' | 'server',
+  stream: 'unary' | 'client' | 'server' | 'bidi',
   requestType: MessageType<Req, ReqInit>,
   responseType: MessageType<Res, ResInit>,
   response: string,
@@ -42,8 +42,8 @@ const rpc = <Req, ReqInit, Res, ResInit>(
   service,
   name,
   path: \`/\${service}/\${name}\`,
-  requestStream: stream === 'client',
-  responseStream: stream === 'server',
+  requestStream: stream === 'client' || stream === 'bidi',
+  responseStream: stream === 'server' || stream === 'bidi',
   requestType,
   responseType,
   responseTypeUrl: \`type.googleapis.com/\${response}\`,
@@ -60,10 +60,15 @@ const typesOf = ({ resolvedRequestType, resolvedResponseType }: protobuf.Method)
 const serviceCode = (service: protobuf.Service): string =>
   `${jsDoc(service.comment)}export const ${service.name} = {\n${service.methodsArray.map((method) => methodCode(service, method)).join('')}} as const;\n`;
 
+const streamOf = ({ requestStream, responseStream }: protobuf.Method): 'unary' | 'client' | 'server' | 'bidi' => {
+  if (requestStream === true) return responseStream === true ? 'bidi' : 'client';
+  return responseStream === true ? 'server' : 'unary';
+};
+
 const methodCode = (service: protobuf.Service, method: protobuf.Method): string => {
   const [request, response] = typesOf(method);
   if (request === undefined || response === undefined) throw new Error(`${fullName(method)} is not resolved`);
-  const stream = method.requestStream === true ? 'client' : method.responseStream === true ? 'server' : 'unary';
+  const stream = streamOf(method);
   const call = `rpc('${fullName(service)}', '${method.name}', '${stream}', m.${localName(request)}, m.${localName(response)}, '${fullName(response)}')`;
   return `${jsDoc(method.comment, '  ')}  ${camelCase(method.name)}: ${call},\n`;
 };
