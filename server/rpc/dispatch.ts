@@ -143,7 +143,7 @@ export class Dispatch {
   }
 
   private overLimit(caller: Caller): Failure | null {
-    if (caller.process.tasks.size < CALLS_MAX) return null;
+    if (caller.process.tasks.length < CALLS_MAX) return null;
     return new Failure('EAGAIN', 'TOO_MANY_CALLS', 'simkvmd', { limit: `${CALLS_MAX} calls under way for each process` });
   }
 

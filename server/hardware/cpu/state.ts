@@ -161,12 +161,11 @@ export class CpuState {
   }
 
   register(index: number): bigint {
-    return join(this.gpr[2 * index], this.gpr[2 * index + 1]);
+    return this.gpr64[index];
   }
 
   setRegister(index: number, value: bigint): void {
-    this.gpr[2 * index] = low(value);
-    this.gpr[2 * index + 1] = high(value);
+    this.gpr64[index] = value;
   }
 
   get rip(): bigint {
@@ -186,9 +185,9 @@ export class CpuState {
   }
 
   getRegisters(): GeneralRegisters {
-    const [rax = 0n, rcx = 0n, rdx = 0n, rbx = 0n, rsp = 0n, rbp = 0n, rsi = 0n, rdi = 0n, ...upper] = this.gpr64;
-    const [r8 = 0n, r9 = 0n, r10 = 0n, r11 = 0n, r12 = 0n, r13 = 0n, r14 = 0n, r15 = 0n] = upper;
-    const { rip, rflags } = this;
+    const { gpr64: gpr, rip, rflags } = this;
+    const [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi] = [gpr[0], gpr[1], gpr[2], gpr[3], gpr[4], gpr[5], gpr[6], gpr[7]];
+    const [r8, r9, r10, r11, r12, r13, r14, r15] = [gpr[8], gpr[9], gpr[10], gpr[11], gpr[12], gpr[13], gpr[14], gpr[15]];
     return { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags };
   }
 

@@ -11,4 +11,4 @@ export const copyStruct = <F extends Fields>(arg: IoctlArg, layout: Struct<F>): 
 
 /** `copy_to_user(argp, &value, sizeof(value))`: the whole structure, zero where `value` has nothing. EFAULT. */
 export const copyStructOut = <F extends Fields>(arg: IoctlArg, layout: Struct<F>, value: Partial<ValueOf<F>>): Failure | null =>
-  arg.user.copyOut(arg.value, layout.encode(value));
+  arg.user.copyOut(arg.value, layout.encodeOnce(value));

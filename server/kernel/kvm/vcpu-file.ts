@@ -6,7 +6,7 @@ import { type MemoryObject, type ObjectMapping, sigbus } from '../mm/memory-obje
 import type { Page } from '../mm/page.js';
 import { SIGKILL } from '../process/thread.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep } from '../sched/wait.js';
+import { type MaySleep, type MightSleep, sleeps } from '../sched/wait.js';
 import { KVM_PAGE_OFFSET } from '../uapi/constants.js';
 import { iocType, KVMIO } from '../uapi/ioc.js';
 import { IOCTL } from '../uapi/ioctls.js';
@@ -37,23 +37,18 @@ export class VcpuFile implements FileOperations, MemoryObject {
   }
 
   /** `kvm_vcpu_ioctl`: gate, type byte, the vCPU's mutex (killable), then the call. */
-  *ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+  ioctl(current: Task, _file: File, request: number, arg: IoctlArg): MaySleep<Result<number>> {
     const { vcpu } = this;
     const admission = gate(current, vcpu.vm, { scope: 'vcpu', request, arg, vcpu });
     if (admission.kind !== 'run') return admission.kind === 'refuse' ? admission.failure : admission.ret;
     if (iocType(request) !== KVMIO)
       return new Failure('EINVAL', 'UNKNOWN_IOCTL', 'kvm_vcpu_ioctl', { request: `0x${request.toString(16)}` });
-    const killed = yield* vcpu.mutex.lockKillable(current);
-    if (killed !== null) return killed;
-    try {
+    return vcpu.mutex.withKillable(current, () => {
       const { life } = vcpu.vm;
       const refused = life.kind === 'moved' ? life.policy.admitVcpuLocked(vcpu) : null;
-      const result = refused ?? (yield* vcpuIoctl(current, vcpu, request, arg));
-      if (!failed(result)) vcpu.vm.kernel.sanitizer.carried.reported(vcpu, request);
-      return result;
-    } finally {
-      vcpu.mutex.unlock(current);
-    }
+      const result = refused ?? vcpuIoctl(current, vcpu, request, arg);
+      return sleeps(result) ? result : reported(vcpu, request, result);
+    });
   }
 
   /** `kvm_vcpu_mmap`: everything can be mapped; what is not there is a SIGBUS at the touch. */
@@ -100,21 +95,27 @@ export class VcpuFile implements FileOperations, MemoryObject {
   }
 }
 
+/** What a vCPU has told userspace is the sanitizer's to see; none of the calls that wait tells anything. */
+const reported = (vcpu: Vcpu, request: number, result: Result<number>): Result<number> => {
+  if (!failed(result)) vcpu.vm.kernel.sanitizer.carried.reported(vcpu, request);
+  return result;
+};
+
 /** The switch of `kvm_vcpu_ioctl`, with the vCPU's mutex held; what has a meaning on every architecture is x86's as well. */
-function* vcpuIoctl(current: Task, vcpu: Vcpu, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+const vcpuIoctl = (current: Task, vcpu: Vcpu, request: number, arg: IoctlArg): MaySleep<Result<number>> => {
   switch (request) {
     case IOCTL.KVM_RUN:
       if (arg.value !== 0n)
         return new Failure('EINVAL', 'ARGUMENT_NOT_ZERO', 'kvm_vcpu_ioctl', { field: 'arg', given: String(arg.value) });
-      return yield* kvmArchVcpuRun(current, vcpu);
+      return kvmArchVcpuRun(current, vcpu);
     case IOCTL.KVM_SET_SIGNAL_MASK:
       return setSignalMask(vcpu, arg);
     case IOCTL.KVM_GET_STATS_FD:
-      return yield* vcpuStatsFd(current, vcpu);
+      return vcpuStatsFd(current, vcpu);
     default:
-      return yield* kvmArchVcpuIoctl(current, vcpu, request, arg);
+      return kvmArchVcpuIoctl(current, vcpu, request, arg);
   }
-}
+};
 
 /** KVM_SET_SIGNAL_MASK: the signals that KVM_RUN blocks instead of the thread's own; NULL goes back to those. */
 const setSignalMask = (vcpu: Vcpu, arg: IoctlArg): Result<number> => {

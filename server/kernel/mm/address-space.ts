@@ -244,13 +244,15 @@ export class AddressSpace implements UserCopy {
   // -- copying ------------------------------------------------------------------------------------------------------
 
   copyIn(address: bigint, length: number): Result<Uint8Array> {
-    if (address < 0n || address + BigInt(length) > BigInt(TASK_SIZE)) return segv(address, 'copy_from_user');
-    return this.read(Number(address), length);
+    const start = Number(address);
+    if (start < 0 || start + length > TASK_SIZE) return segv(address, 'copy_from_user');
+    return this.read(start, length);
   }
 
   copyOut(address: bigint, bytes: Uint8Array): Failure | null {
-    if (address < 0n || address + BigInt(bytes.length) > BigInt(TASK_SIZE)) return segv(address, 'copy_to_user');
-    return this.write(Number(address), bytes);
+    const start = Number(address);
+    if (start < 0 || start + bytes.length > TASK_SIZE) return segv(address, 'copy_to_user');
+    return this.write(start, bytes);
   }
 
   /** Reads as the process itself would; what an encryption key protects comes as ciphertext. */

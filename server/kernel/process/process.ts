@@ -10,7 +10,8 @@ export type ProcessState = { readonly kind: 'running' } | { readonly kind: 'exit
 /** `struct task_struct` of a thread group: what a client attaches to. Owns descriptors, memory and threads. */
 export class Process {
   state: ProcessState = { kind: 'running' };
-  readonly tasks = new Set<Task>();
+  /** Its calls under way, in the order in which they began. */
+  readonly tasks: Task[] = [];
   readonly kmem: KmemOwner;
   private readonly threads = new Map<number, Thread>();
   private readonly taskDone = new WaitQueue();
@@ -71,7 +72,7 @@ export class Process {
     if (this.state.kind !== 'running') return;
     this.state = { kind: 'exiting' };
     this.signal(SIGKILL);
-    while (this.tasks.size > 0) yield { kind: 'uninterruptible', queue: this.taskDone, site: 'do_exit' };
+    while (this.tasks.length > 0) yield { kind: 'uninterruptible', queue: this.taskDone, site: 'do_exit' };
     this.mm?.exit();
     yield* this.files.closeAll(current);
     this.state = { kind: 'exited' };
@@ -79,7 +80,9 @@ export class Process {
 
   /** For the scheduler: a task of this process has ended. */
   taskEnded(task: Task): void {
-    this.tasks.delete(task);
-    if (this.tasks.size === 0) this.taskDone.wakeAll();
+    // From the end: a call that did not wait is the last.
+    const index = this.tasks.lastIndexOf(task);
+    if (index !== -1) this.tasks.splice(index, 1);
+    if (this.tasks.length === 0) this.taskDone.wakeAll();
   }
 }

@@ -77,6 +77,7 @@ export class GuestFrames {
 
   /** A new call begins. */
   callBegins(): void {
-    this.reported.clear();
+    // Clearing makes a new table, also of a set that is empty.
+    if (this.reported.size > 0) this.reported.clear();
   }
 }

@@ -1,6 +1,6 @@
 import { Failure } from '../failure.js';
 import type { Task } from './task.js';
-import { type MightSleep, RESCHED, WaitQueue } from './wait.js';
+import { type MaySleep, type MightSleep, RESCHED, sleeps, WaitQueue } from './wait.js';
 
 /** `struct mutex`: sleeping lock with an owner; waiters get it in the order in which they came. */
 export class Mutex {
@@ -43,6 +43,40 @@ export class Mutex {
       if (wake === 'signal') return new Failure('EINTR', 'KILLED_WAITING_FOR_LOCK', 'mutex_lock_killable', { lock: this.name });
     }
     return null;
+  }
+
+  /** Runs `body` between `mutex_lock_killable` and `mutex_unlock`: at once where nobody has the lock and `body` need not wait. */
+  withKillable<T>(current: Task, body: () => MaySleep<T>): MaySleep<T | Failure> {
+    if (current.scheduler.preemptAtLocks || !this.tryLock(current)) return this.waitAndRun(current, body);
+    let result: MaySleep<T>;
+    try {
+      result = body();
+    } catch (error) {
+      this.unlock(current);
+      throw error;
+    }
+    if (sleeps(result)) return this.runLocked(current, result);
+    this.unlock(current);
+    return result;
+  }
+
+  private *waitAndRun<T>(current: Task, body: () => MaySleep<T>): MightSleep<T | Failure> {
+    const killed = yield* this.lockKillable(current);
+    if (killed !== null) return killed;
+    try {
+      const result = body();
+      return sleeps(result) ? yield* result : result;
+    } finally {
+      this.unlock(current);
+    }
+  }
+
+  private *runLocked<T>(current: Task, steps: MightSleep<T>): MightSleep<T> {
+    try {
+      return yield* steps;
+    } finally {
+      this.unlock(current);
+    }
   }
 
   /** `mutex_unlock`. */

@@ -59,7 +59,7 @@ export class Scheduler {
     thread: Thread = new Thread(this.allocateTid()),
   ): Task {
     const task = new Task(this, process, thread, label);
-    process.tasks.add(task);
+    process.tasks.push(task);
     task.begin(body, done);
     if (this.preemptAtLocks) this.enqueue(task);
     else this.advance(task, 'woken');

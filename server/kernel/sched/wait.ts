@@ -75,6 +75,7 @@ export class WaitQueue {
 
   /** Wakes the task that has slept longest. */
   wakeOne(): void {
+    if (this.sleepers.size === 0) return;
     const [first] = this.sleepers;
     first?.wake();
   }

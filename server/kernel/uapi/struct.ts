@@ -134,6 +134,8 @@ export interface Struct<F extends Fields> {
   write(data: Uint8Array, value: Partial<ValueOf<F>>, base?: number): void;
   /** The structure's bytes, with zero for every field that is not given. */
   encode(value: Partial<ValueOf<F>>): Uint8Array;
+  /** The same in a buffer that the next call of it overwrites: for who copies the bytes at once. */
+  encodeOnce(value: Partial<ValueOf<F>>): Uint8Array;
 }
 
 /** The value type of a structure: `StructValue<typeof kvm_ioeventfd>`. */
@@ -146,8 +148,9 @@ export const struct = <F extends Fields>(name: string, size: number, fields: F):
   const entries: readonly (readonly [keyof F & string, Field<unknown>])[] = Object.entries(fields);
   for (const [field, { offset, size: length }] of entries)
     if (offset + length > size) throw new Error(`${name}.${field} lies beyond the structure's ${size} bytes`);
-  const write = (data: Uint8Array, value: Partial<ValueOf<F>>, base = 0): void => {
-    const view = viewOf(data);
+  const scratch = new Uint8Array(size);
+  const scratchView = viewOf(scratch);
+  const writeTo = (view: DataView, value: Partial<ValueOf<F>>, base: number): void => {
     for (const [field, codec] of entries) {
       const item = value[field];
       if (item !== undefined) codec.set(view, base, item);
@@ -163,11 +166,16 @@ export const struct = <F extends Fields>(name: string, size: number, fields: F):
       for (const [field, codec] of entries) value[field] = codec.get(view, base);
       return decoded<F>(value);
     },
-    write,
+    write: (data, value, base = 0) => writeTo(viewOf(data), value, base),
     encode: (value) => {
-      const data = new Uint8Array(size);
-      write(data, value);
-      return data;
+      const buffer = new ArrayBuffer(size);
+      writeTo(new DataView(buffer), value, 0);
+      return new Uint8Array(buffer);
+    },
+    encodeOnce: (value) => {
+      scratch.fill(0);
+      writeTo(scratchView, value, 0);
+      return scratch;
     },
   };
 };

@@ -52,7 +52,7 @@ describe('the dispatch', () => {
     expect(thrown.replies[0]?.failure).toMatchObject({ errno: 'EIO', reason: 'KERNEL_OOPS', details: { message: 'invariant' } });
     expect(kernel.findings.all).toMatchObject([{ domain: 'kernel', kind: 'KERNEL_OOPS' }]);
     expect(call({ handle: () => reply({}) }).replies).toHaveLength(1);
-    expect(kernel.init.tasks.size).toBe(0);
+    expect(kernel.init.tasks.length).toBe(0);
   });
 
   it('refuses what does not pass validation before any handler runs', () => {

@@ -1,7 +1,7 @@
 import { Failure, failed, type Result } from '../../failure.js';
 import type { IoctlArg } from '../../fs/ioctl-arg.js';
 import type { Task } from '../../sched/task.js';
-import type { MightSleep } from '../../sched/wait.js';
+import type { MaySleep } from '../../sched/wait.js';
 import { IOCTL } from '../../uapi/ioctls.js';
 import { kvm_enable_cap } from '../../uapi/kvm-structs.js';
 import { copyStruct } from '../copy-struct.js';
@@ -86,11 +86,11 @@ const enableVcpuCap = (arg: IoctlArg): Result<number> => {
 };
 
 /** The x86 part of `kvm_vcpu_ioctl`, under the vCPU's mutex. EINVAL for a request that a vCPU does not know. */
-export function* kvmArchVcpuIoctl(current: Task, vcpu: Vcpu, request: number, arg: IoctlArg): MightSleep<Result<number>> {
-  if (request === IOCTL.KVM_PRE_FAULT_MEMORY) return yield* preFaultMemory(current, vcpu, arg);
+export const kvmArchVcpuIoctl = (current: Task, vcpu: Vcpu, request: number, arg: IoctlArg): MaySleep<Result<number>> => {
+  if (request === IOCTL.KVM_PRE_FAULT_MEMORY) return preFaultMemory(current, vcpu, arg);
   if (request === IOCTL.KVM_MEMORY_ENCRYPT_OP) {
     const { ops } = vcpu.vm.kernel;
-    if (ops.vcpuMemEncIoctl !== undefined) return yield* ops.vcpuMemEncIoctl(current, vcpu, arg);
+    if (ops.vcpuMemEncIoctl !== undefined) return ops.vcpuMemEncIoctl(current, vcpu, arg);
     return new Failure('ENOTTY', 'VENDOR_CANNOT', 'kvm_arch_vcpu_ioctl', { vendor: vcpu.vm.kernel.config.vendor });
   }
   const handler = HANDLERS.get(request);
@@ -99,4 +99,4 @@ export function* kvmArchVcpuIoctl(current: Task, vcpu: Vcpu, request: number, ar
     irqVcpuIoctl(vcpu, request, arg) ??
     new Failure('EINVAL', 'IOCTL_UNKNOWN', 'kvm_arch_vcpu_ioctl', { request: `0x${request.toString(16)}` })
   );
-}
+};
