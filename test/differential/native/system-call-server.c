@@ -218,9 +218,13 @@ static void give(struct thread *thread, struct job *job)
 static void fork_and_go_on(struct job *job)
 {
 	struct reply reply = { .tag = job->request.tag };
-	pid_t pid = fork();
+	pid_t pid;
 	int status;
 
+	/* A thread whose answer has arrived may still be about to let go of the lock: the child would wait for it for ever. */
+	pthread_mutex_lock(&output);
+	pid = fork();
+	pthread_mutex_unlock(&output);
 	if (pid < 0)
 		abort();
 	if (pid == 0) {
