@@ -1,8 +1,8 @@
-import { gfn } from '../../server/hardware/units.js';
+import { type Gfn, gfn } from '../../server/hardware/units.js';
 import { VmFile } from '../../server/kernel/kvm/vm-file.js';
 import { IOCTL } from '../../server/kernel/uapi/ioctls.js';
 import { kvm_userspace_memory_region } from '../../server/kernel/uapi/kvm-structs.js';
-import type { Figure } from './figure.js';
+import { type Figure, median } from './figure.js';
 import { InProcess } from './in-process.js';
 
 const PAGE = 4096;
@@ -10,6 +10,7 @@ const SLOTS = 32_764;
 /** Slots of the small set that the large one is compared with. */
 const FEW = 512;
 const LOOKUPS = 200_000;
+const ROUNDS = 7;
 
 const microseconds = (count: number, once: (index: number) => void): number => {
   const begin = performance.now();
@@ -19,6 +20,15 @@ const microseconds = (count: number, once: (index: number) => void): number => {
 
 /** Spreads slot numbers over addresses, so that neither the first nor the last is always next. */
 const scattered = (index: number, count: number): number => (index * 7919) % count;
+
+/** Where slots are looked up: by chance, which no branch predictor learns. */
+const lookups = (count: number): Gfn[] => {
+  let state = 1;
+  return Array.from({ length: LOOKUPS }, () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return gfn(scattered((state >>> 8) % count, SLOTS) * 2);
+  });
+};
 
 interface Times {
   readonly insert: number;
@@ -38,21 +48,21 @@ const measure = (count: number): Times => {
     host.ioctl(vmFd, IOCTL.KVM_SET_USER_MEMORY_REGION, host.scratch);
   });
   const { memslots } = ops.vm;
-  const lookUp = microseconds(LOOKUPS, (index) => memslots.find(gfn(scattered(index % count, SLOTS) * 2)));
+  const frames = lookups(count);
+  const lookUp = microseconds(LOOKUPS, (index) => memslots.find(frames[index] ?? gfn(0)));
   return { insert, lookUp };
 };
 
 /** Insertion and lookup at the limit on slots against those at few: logarithmic growth is log2(32764) / log2(512), 1.67. */
 export const measureMemslots = (): Figure[] => {
-  measure(FEW);
-  const few = measure(FEW);
-  const many = measure(SLOTS);
+  const rounds = Array.from({ length: ROUNDS }, () => ({ few: measure(FEW), many: measure(SLOTS) }));
+  const medianOf = (what: keyof Times, size: 'few' | 'many'): number => median(rounds.map((round) => round[size][what]));
   const target = `at most ${(Math.log2(SLOTS) / Math.log2(FEW)).toFixed(2)}`;
   const figure = (name: string, what: keyof Times): Figure => ({
     name: `memslot ${name}, ${SLOTS} slots`,
-    ours: `${many[what].toFixed(2)} us`,
-    baseline: `${FEW} slots ${few[what].toFixed(2)} us`,
-    ratio: many[what] / few[what],
+    ours: `${medianOf(what, 'many').toFixed(2)} us`,
+    baseline: `${FEW} slots ${medianOf(what, 'few').toFixed(2)} us`,
+    ratio: medianOf(what, 'many') / medianOf(what, 'few'),
     target,
   });
   return [figure('insertion', 'insert'), figure('lookup', 'lookUp')];

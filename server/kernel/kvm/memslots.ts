@@ -5,6 +5,7 @@ import { KVM_MEM } from '../uapi/constants.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import type { GuestMemfdBinding } from './guest-memfd.js';
 import { KMEM_SIZE, kvmallocSize } from './kmem-sizes.js';
+import { SlotsByGfn } from './slots-by-gfn.js';
 
 /** KVM_CAP_NR_MEMSLOTS: 32767 slots less the three that KVM keeps for itself. */
 export const KVM_USER_MEM_SLOTS = 32_764;
@@ -128,10 +129,7 @@ export class Memslots {
   /** Bumped with every change; who caches a lookup compares it. */
   generation = 0;
   private readonly byId = new Map<number, Memslot>();
-  /** In ascending order of guest frames; slots never overlap. */
-  private byGfn: Memslot[] = [];
-  /** Where each of them ends: a search goes through these words alone and not through the slots. */
-  private ends: number[] = [];
+  private readonly byGfn = new SlotsByGfn<Memslot>();
   private last: Memslot | undefined;
 
   /** `id_to_memslot`. */
@@ -152,7 +150,7 @@ export class Memslots {
   find(frame: Gfn): Memslot | undefined {
     const { last } = this;
     if (last?.contains(frame) && !last.invalid) return last;
-    const slot = this.byGfn[this.firstEndingAbove(frame)];
+    const slot = this.byGfn.firstEndingAbove(frame);
     if (slot === undefined || slot.invalid || !slot.contains(frame)) return undefined;
     this.last = slot;
     return slot;
@@ -160,12 +158,11 @@ export class Memslots {
 
   /** `kvm_check_memslot_overlap`: true if a slot other than `id` has a page in [base, base + npages). */
   overlaps(base: Gfn, npages: number, id: number): boolean {
-    for (let index = this.firstEndingAbove(base); index < this.byGfn.length; index++) {
-      const slot = this.byGfn[index];
-      if (slot === undefined || slot.baseGfn >= base + npages) return false;
-      if (slot.id !== id) return true;
-    }
-    return false;
+    const end = base + npages;
+    let slot = this.byGfn.firstEndingAbove(base);
+    // The slot itself may be in the way of its own move: then the next one counts.
+    if (slot?.id === id) slot = this.byGfn.firstEndingAbove(slot.endGfn);
+    return slot !== undefined && slot.baseGfn < end;
   }
 
   /** The guest physical address that a user address is mapped at, in the first slot that has it. */
@@ -184,19 +181,14 @@ export class Memslots {
   /** `kvm_replace_memslot` for a new slot. */
   add(slot: Memslot): void {
     this.byId.set(slot.id, slot);
-    const index = this.firstEndingAbove(slot.baseGfn);
-    this.byGfn.splice(index, 0, slot);
-    this.ends.splice(index, 0, slot.endGfn);
+    this.byGfn.add(slot);
     this.changed();
   }
 
   /** `kvm_replace_memslot` without a new one. The caller frees the slot. */
   remove(slot: Memslot): void {
     this.byId.delete(slot.id);
-    const index = this.firstEndingAbove(slot.baseGfn);
-    if (this.byGfn[index] !== slot) throw new Error(`slot ${slot.id} is not where its guest frames are`);
-    this.byGfn.splice(index, 1);
-    this.ends.splice(index, 1);
+    this.byGfn.remove(slot);
     this.changed();
   }
 
@@ -209,21 +201,8 @@ export class Memslots {
   /** `kvm_free_memslots`: frees every slot. */
   free(): void {
     for (const slot of this.byGfn) slot.free();
-    this.byGfn = [];
-    this.ends = [];
+    this.byGfn.clear();
     this.byId.clear();
     this.changed();
-  }
-
-  /** Index of the first slot that ends above a guest frame. */
-  private firstEndingAbove(frame: Gfn): number {
-    let low = 0;
-    let high = this.ends.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((this.ends[middle] ?? 0) <= frame) low = middle + 1;
-      else high = middle;
-    }
-    return low;
   }
 }
