@@ -13,9 +13,19 @@ export interface TestDaemon extends AsyncDisposable {
 }
 
 /** Starts a daemon on a port that the system picks; disposing of it ends it. */
-export const startTestDaemon = async (...options: string[]): Promise<TestDaemon> => {
+export const startTestDaemon = (...options: string[]): Promise<TestDaemon> => startDaemonUnder([], {}, ...options);
+
+/** The same with options of Node's and variables of the environment. */
+export const startDaemonUnder = async (
+  nodeOptions: readonly string[],
+  env: Readonly<Record<string, string>>,
+  ...options: string[]
+): Promise<TestDaemon> => {
   if (!existsSync(PROGRAM)) throw new Error(`${PROGRAM} is missing: run npm run build first`);
-  const child = spawn(process.execPath, [PROGRAM, '--listen', '127.0.0.1:0', ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [...nodeOptions, PROGRAM, '--listen', '127.0.0.1:0', ...options], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...env },
+  });
   let logged = '';
   child.stderr.on('data', (chunk: Buffer) => {
     logged += chunk.toString();
