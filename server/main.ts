@@ -5,6 +5,7 @@ import { createEntropy } from './hardware/entropy.js';
 import { createHost } from './kernel/kvm/host.js';
 import { type PickNext, Scheduler } from './kernel/sched/scheduler.js';
 import type { Host } from './rpc/call.js';
+import { createVolatileMigrationHost } from './rpc/migration/migration-host.js';
 import { ProcessRegistry } from './rpc/process-registry.js';
 import { startPump } from './rpc/pump.js';
 import { createServer, listen } from './rpc/server.js';
@@ -28,17 +29,20 @@ const main = async (): Promise<void> => {
     ...(config.preemptAtLocks ? { scheduler: preemptiveScheduler(config.host.seed) } : {}),
   });
   startPump(kernel);
+  const migration = createVolatileMigrationHost();
   const server = createServer({
     kernel,
     processes: new ProcessRegistry(kernel),
     version: VERSION,
     bootId: randomUUID(),
+    migration,
     log: callLog(log),
   });
 
   const host = config.listen.slice(0, config.listen.lastIndexOf(':'));
   if (!isLoopback(host)) log.warn({ listen: config.listen }, 'listening beyond loopback: whoever reaches the port may use it');
   const port = await listen(server, config.listen);
+  migration.advertise = `${host}:${port}`;
   process.stdout.write(`simkvmd listening on ${host}:${port}\n`);
   log.info({ listen: `${host}:${port}`, vendor: config.host.vendor, seed: config.host.seed }, 'ready');
 

@@ -4,6 +4,7 @@ import type { Process } from '../kernel/process/process.js';
 import type { Thread } from '../kernel/process/thread.js';
 import type { Task } from '../kernel/sched/task.js';
 import type { MaySleep } from '../kernel/sched/wait.js';
+import type { MigrationHost } from './migration/migration-host.js';
 import type { ProcessRegistry } from './process-registry.js';
 
 /** What the services of one daemon work on. */
@@ -13,6 +14,8 @@ export interface Host {
   readonly version: string;
   /** New at each start of the daemon. */
   readonly bootId: string;
+  /** What it is to other daemons. */
+  readonly migration: MigrationHost;
   /** Told of every call when it is over; null where nobody reads it. */
   readonly log: ((call: CallRecord) => void) | null;
 }

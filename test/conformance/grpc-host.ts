@@ -1,5 +1,6 @@
 import type { Kernel } from '../../server/kernel/kernel.js';
 import { createHost } from '../../server/kernel/kvm/host.js';
+import { createVolatileMigrationHost } from '../../server/rpc/migration/migration-host.js';
 import { ProcessRegistry } from '../../server/rpc/process-registry.js';
 import { startPump } from '../../server/rpc/pump.js';
 import { createServer, listen } from '../../server/rpc/server.js';
@@ -18,7 +19,9 @@ export const startGrpcHost = async (): Promise<GrpcHost> => {
   const started = process.hrtime.bigint();
   const kernel = createHost(RECORDED_HOST, { clock: { now: () => process.hrtime.bigint() - started } });
   startPump(kernel);
-  const server = createServer({ kernel, processes: new ProcessRegistry(kernel), version: 'test', bootId: 'test', log: null });
+  const processes = new ProcessRegistry(kernel);
+  const migration = createVolatileMigrationHost();
+  const server = createServer({ kernel, processes, version: 'test', bootId: 'test', migration, log: null });
   const port = await listen(server, '127.0.0.1:0');
   return { kernel, address: `127.0.0.1:${port}`, close: () => server.forceShutdown() };
 };

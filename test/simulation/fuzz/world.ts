@@ -15,6 +15,7 @@ import { kvm_userspace_memory_region } from '../../../server/kernel/uapi/kvm-str
 import { MAP, PROT } from '../../../server/kernel/uapi/mman.js';
 import { KVM_SEV_CMD, kvm_sev_cmd } from '../../../server/kernel/uapi/sev-structs.js';
 import { Dispatch } from '../../../server/rpc/dispatch.js';
+import { createVolatileMigrationHost } from '../../../server/rpc/migration/migration-host.js';
 import { type Holder, ProcessRegistry } from '../../../server/rpc/process-registry.js';
 import type { Route } from '../../../server/rpc/route.js';
 import { routes } from '../../../server/rpc/server.js';
@@ -78,7 +79,8 @@ export class FuzzWorld {
   constructor() {
     this.kernel = createHost(DEFAULT_HOST_CONFIG, { clock: this.clock });
     this.registry = new ProcessRegistry(this.kernel);
-    const host = { kernel: this.kernel, processes: this.registry, version: 'fuzz', bootId: 'fuzz', log: null };
+    const migration = createVolatileMigrationHost(new Uint8Array(32));
+    const host = { kernel: this.kernel, processes: this.registry, version: 'fuzz', bootId: 'fuzz', migration, log: null };
     this.dispatch = new Dispatch(host, () => null);
     this.atBoot = this.leftovers();
     this.actors = PREPARATIONS.map((prepare) => this.createActor(prepare));

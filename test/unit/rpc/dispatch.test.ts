@@ -5,6 +5,7 @@ import { createHost } from '../../../server/kernel/kvm/host.js';
 import { WaitQueue } from '../../../server/kernel/sched/wait.js';
 import { type Host, type Reply, refused, reply, type UnaryMethod } from '../../../server/rpc/call.js';
 import { CALLS_MAX, type CallHeaders, Dispatch } from '../../../server/rpc/dispatch.js';
+import { createVolatileMigrationHost } from '../../../server/rpc/migration/migration-host.js';
 import { ProcessRegistry } from '../../../server/rpc/process-registry.js';
 
 const LOCAL: CallHeaders = {
@@ -17,7 +18,8 @@ const LOCAL: CallHeaders = {
 
 const setUp = (validate: (path: string, request: object) => Failure | null = () => null) => {
   const kernel = createHost(DEFAULT_HOST_CONFIG, { clock: { now: () => 0n } });
-  const host: Host = { kernel, processes: new ProcessRegistry(kernel), version: 'test', bootId: 'test', log: null };
+  const migration = createVolatileMigrationHost();
+  const host: Host = { kernel, processes: new ProcessRegistry(kernel), version: 'test', bootId: 'test', migration, log: null };
   const dispatch = new Dispatch(host, validate);
   const call = <Res>(
     method: Partial<UnaryMethod<object, Res>> & Pick<UnaryMethod<object, Res>, 'handle'>,
