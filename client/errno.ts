@@ -30,6 +30,7 @@ export const ERRNO = {
   EOVERFLOW: 75,
   EOPNOTSUPP: 95,
   ETIMEDOUT: 110,
+  EHOSTUNREACH: 113,
   EHWPOISON: 133,
 } as const;
 

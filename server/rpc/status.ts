@@ -37,6 +37,8 @@ const CODE: Readonly<Record<Errno, status>> = {
   EOVERFLOW: status.OUT_OF_RANGE,
   EOPNOTSUPP: status.UNIMPLEMENTED,
   ETIMEDOUT: status.DEADLINE_EXCEEDED,
+  // Not UNAVAILABLE: this daemon has answered, and it is another one that does not.
+  EHOSTUNREACH: status.FAILED_PRECONDITION,
   EHWPOISON: status.DATA_LOSS,
 };
 
