@@ -107,6 +107,13 @@ export class Destination {
     this.commit();
   }
 
+  /** An operator does not wait for the source any longer: the copy is destroyed. If it was the only one, the guest is lost. */
+  forceAbort(): void {
+    if (this.state.phase !== 'prepared') return;
+    this.ledger.record({ kind: 'overridden', session: this.local.session, decision: 'discard' });
+    this.abort('OPERATOR_OVERRIDE');
+  }
+
   private heard(message: Message): void {
     const { phase } = this.state;
     if (phase === 'committed') return;

@@ -183,6 +183,16 @@ export class Source {
     this.stay('OPERATOR_OVERRIDE');
   }
 
+  /**
+   * DANGEROUS. An operator knows what the protocol cannot: that the destination owns the guest. If that is wrong, the guest
+   * is lost. It is recorded.
+   */
+  forceSent(session: string): void {
+    if (this.standing !== 'in-doubt') return;
+    this.ledger.record({ kind: 'overridden', session, decision: 'discard' });
+    this.destinationOwns();
+  }
+
   private heard(message: Message): void {
     const { phase } = this.state;
     switch (message.kind) {

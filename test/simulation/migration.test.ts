@@ -96,6 +96,19 @@ describe('a destination that loses its power at any step', () => {
     });
     expect(inDoubt).toBeGreaterThan(0);
   });
+
+  it('is taken for the owner by an operator who knows: the guest does not run here any more', () => {
+    let inDoubt = 0;
+    killAtEach('destination', { ...CALM, durable: false }, (run) => {
+      if (run.source?.standing !== 'in-doubt') return;
+      inDoubt++;
+      run.step('source', () => run.source?.forceSent('session'));
+      expect(run.source.state.phase).toBe('sent');
+      expect(run.here).toMatchObject({ runnable: false, gone: true });
+      expect(run.daemons.source.disk.entries).toContainEqual({ kind: 'overridden', session: 'session', decision: 'discard' });
+    });
+    expect(inDoubt).toBeGreaterThan(0);
+  });
 });
 
 describe('a source that loses its power at any step', () => {
@@ -121,6 +134,19 @@ describe('a source that loses its power at any step', () => {
       expect(run.daemons.destination.disk.entries[0]?.kind).toBe('overridden');
     });
     expect(steps).toBeGreaterThan(20);
+    expect(complete).toBeGreaterThan(0);
+  });
+
+  it('leaves a copy that an operator may give up', () => {
+    let complete = 0;
+    killAtEach('source', CALM, ({ destination, there, daemons }) => {
+      if (destination?.state.phase !== 'prepared') return;
+      complete++;
+      destination.forceAbort();
+      expect(destination.state).toEqual({ phase: 'aborted', reason: 'OPERATOR_OVERRIDE' });
+      expect(there?.gone).toBe(true);
+      expect(daemons.destination.disk.entries).toContainEqual({ kind: 'overridden', session: 'session', decision: 'discard' });
+    });
     expect(complete).toBeGreaterThan(0);
   });
 
