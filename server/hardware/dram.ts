@@ -30,10 +30,16 @@ export class Frame {
   constructor(
     readonly pfn: Pfn,
     private readonly dram: Dram,
-    private bytes: Uint8Array,
   ) {}
 
   private sealed: MemoryKey | null = null;
+  /** Null: never looked at, and zero. Many pages of the kernel's own are made for a VM that never runs. */
+  private cells: Uint8Array | null = null;
+
+  private get bytes(): Uint8Array {
+    this.cells ??= new Uint8Array(PAGE_SIZE);
+    return this.cells;
+  }
 
   get key(): MemoryKey | null {
     return this.sealed;
@@ -146,7 +152,7 @@ export class Dram {
   allocate(): Frame | null {
     const number = this.freed.pop() ?? (this.next < this.first + this.total ? pfn(this.next++) : undefined);
     if (number === undefined) return null;
-    const frame = new Frame(number, this, new Uint8Array(PAGE_SIZE));
+    const frame = new Frame(number, this);
     this.frames.set(number, frame);
     return frame;
   }

@@ -6,15 +6,12 @@ import type { PageProvider } from '../mm/page-provider.js';
 
 /** A page of the kernel's own that userspace maps; the kernel sees it as bytes and through a DataView. */
 export class SharedPage {
-  private readonly cached: DataView;
+  private cached: DataView | null = null;
 
   private constructor(
     readonly page: Page,
     private readonly charge: KmemCharge,
-  ) {
-    const bytes = page.frame.view(null);
-    this.cached = new DataView(bytes.buffer, bytes.byteOffset, PAGE_SIZE);
-  }
+  ) {}
 
   /** A zeroed page, charged to `kmem` as `type`; ENOMEM. */
   static allocate(provider: PageProvider, kmem: KmemOwner, type: string): Result<SharedPage> {
@@ -28,7 +25,8 @@ export class SharedPage {
   }
 
   get view(): DataView {
-    this.page.frame.viewForWrite(null);
+    const bytes = this.page.frame.viewForWrite(null);
+    this.cached ??= new DataView(bytes.buffer, bytes.byteOffset, PAGE_SIZE);
     return this.cached;
   }
 

@@ -71,7 +71,7 @@ const vcpuView = (vcpu: Vcpu) => ({
   in_run: vcpu.mutex.locked,
   guest_state_protected: vcpu.vm.kernel.ops.guestStateProtected(vcpu),
   exits: vcpu.arch.stat.exits,
-  instructions: vcpu.arch.cpu.executed,
+  instructions: vcpu.arch.executed,
   exit_reason: kvm_run.decode(vcpu.runPages.run.bytes).exit_reason,
   file_open: vcpu.fileOpen,
 });

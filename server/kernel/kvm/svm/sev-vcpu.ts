@@ -25,7 +25,7 @@ const PAT_RESET = 0x0007_0406_0007_0406n;
 export const initSevVmcb = (vcpu: Vcpu): void => {
   const { vmcb, sevEs } = toSvm(vcpu);
   vmcb.sevEnabled = true;
-  vcpu.arch.cpu.flushTlb();
+  vcpu.arch.flushTlb();
   if (!isSevEsGuest(vcpu.vm)) return;
   vmcb.sevEsEnabled = true;
   vmcb.snpEnabled = isSevSnpGuest(vcpu.vm);

@@ -41,7 +41,7 @@ const setAsid = (module: SevModule, vcpu: Vcpu, id: number): void => {
   const { vmcb } = toSvm(vcpu);
   if (vmcb.asid === id) return;
   vmcb.asid = asid(id);
-  vcpu.arch.cpu.flushTlb();
+  vcpu.arch.flushTlb();
   module.kernel.costs.charge('tlb_flush');
 };
 

@@ -84,9 +84,7 @@ export class Cpuid {
   }
 
   /** Before the first KVM_SET_CPUID2. */
-  static empty(): Cpuid {
-    return new Cpuid([], false);
-  }
+  static readonly EMPTY = new Cpuid([], false);
 
   static of(entries: readonly CpuidEntry[]): Cpuid {
     return new Cpuid(entries, true);

@@ -177,7 +177,7 @@ export class TdpMmu implements MmuNotifier {
   private flushRemoteTlbs(): void {
     const { charge } = this.vm.kernel.costs;
     for (const { arch } of this.vm.vcpus) {
-      arch.cpu.flushTlb();
+      arch.flushTlb();
       arch.stat.tlb_flush++;
       charge('tlb_flush');
       if (arch.inGuest) charge('ipi');

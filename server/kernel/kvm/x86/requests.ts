@@ -18,7 +18,7 @@ export const handleRequests = (vcpu: Vcpu): Turn => {
     arch.run.exitReason = KVM_EXIT.DIRTY_RING_FULL;
     return 'to-user';
   }
-  if (vcpu.checkRequest(REQUEST.TLB_FLUSH)) arch.cpu.flushTlb();
+  if (vcpu.checkRequest(REQUEST.TLB_FLUSH)) arch.flushTlb();
   if (vcpu.checkRequest(REQUEST.REPORT_TPR_ACCESS) && arch.tprAccess !== null) return exitTprAccess(vcpu, arch.tprAccess.isWrite);
   if (vcpu.checkRequest(REQUEST.TRIPLE_FAULT)) return shutdown(vcpu);
   if (vcpu.checkRequest(REQUEST.NMI)) processNmi(vcpu);

@@ -24,7 +24,7 @@ export const kvmVcpuReset = (vcpu: Vcpu, init: boolean): void => {
   arch.cpu.pendingEvent = null;
   arch.completion = null;
   arch.emulation = null;
-  arch.cpu.flushTlb();
+  arch.flushTlb();
   vcpu.vm.kernel.ops.vcpuReset?.(vcpu, init);
   vcpu.request(REQUEST.EVENT);
 };

@@ -134,7 +134,7 @@ const applyCommon = (vcpu: Vcpu, sregs: CommonSregs): Failure | null => {
   state.cr0 = sregs.cr0;
   state.cr4 = sregs.cr4;
   for (const name of SEGMENTS) state.setSegment(name, sregs[name]);
-  arch.cpu.flushTlb();
+  arch.flushTlb();
   // Older userspace does not unhalt the vCPU on reset.
   const atReset = state.rip === 0xfff0n && sregs.cs.selector === 0xf000 && sregs.cs.base === 0xffff_0000n;
   if (vcpu.id === vcpu.vm.arch.bspVcpuId && atReset && !state.protectedMode) arch.mpState = KVM_MP_STATE.RUNNABLE;

@@ -69,7 +69,7 @@ export interface GuestDebug {
 
 /** `struct kvm_vcpu_arch` of x86, and what of `struct kvm_vcpu` only KVM_RUN uses. */
 export class VcpuArch {
-  readonly cpu: Cpu;
+  private madeCpu: Cpu | null = null;
   /** `struct vcpu_svm`, set by kvm_amd's `vcpu_create`; null where another vendor's module is loaded. */
   svm: VcpuSvm | null = null;
   readonly run: KvmRun;
@@ -84,7 +84,7 @@ export class VcpuArch {
   lapic: Lapic | null = null;
   /** IA32_APIC_BASE where userspace keeps the APIC; else the Lapic has it. */
   apicBase: bigint;
-  cpuid = Cpuid.empty();
+  cpuid = Cpuid.EMPTY;
   /** Bits of a guest physical address that must be zero (`reserved_gpa_bits`); the vendor takes the C-bit out. */
   reservedGpaBits: bigint;
 
@@ -114,16 +114,35 @@ export class VcpuArch {
     const { vm } = vcpu;
     this.reservedGpaBits = this.cpuid.reservedGpaBits;
     this.tscKhz = vm.arch.defaultTscKhz;
-    this.cpu = new Cpu({
-      memory: new VcpuMemory(vcpu),
-      features: cpuFeatures(this.cpuid),
-      readTsc: () => guestTsc(vcpu),
-    });
     this.run = new KvmRun(vcpu.runPages);
     this.msrs = new MsrStore();
     const bsp = vcpu.id === vm.arch.bspVcpuId;
     this.apicBase = bsp ? APIC_BASE_AT_RESET | APIC_BASE_BSP : APIC_BASE_AT_RESET;
     this.mpState = !vm.arch.irqchipInKernel || bsp ? KVM_MP_STATE.RUNNABLE : KVM_MP_STATE.UNINITIALIZED;
+  }
+
+  /**
+   * The CPU with its registers and caches: made for whoever first looks at a register or enters the guest. Until then it is
+   * as RESET leaves it, and a host can have thousands of vCPUs that nobody has run yet.
+   */
+  get cpu(): Cpu {
+    this.madeCpu ??= this.makeCpu();
+    return this.madeCpu;
+  }
+
+  private makeCpu(): Cpu {
+    const { vcpu, cpuid } = this;
+    return new Cpu({ memory: new VcpuMemory(vcpu), features: cpuFeatures(cpuid), readTsc: () => guestTsc(vcpu) });
+  }
+
+  /** Instructions that the guest has executed. */
+  get executed(): number {
+    return this.madeCpu?.executed ?? 0;
+  }
+
+  /** Memslots, nested entries or keys have changed: see `Cpu.flushTlb`. */
+  flushTlb(): void {
+    this.madeCpu?.flushTlb();
   }
 
   /** The registers that KVM sees: not the guest's where its state is protected. */
@@ -138,7 +157,7 @@ export class VcpuArch {
 
   /** CPUID has changed. */
   updateFeatures(): void {
-    this.cpu.setFeatures(cpuFeatures(this.cpuid));
+    this.madeCpu?.setFeatures(cpuFeatures(this.cpuid));
   }
 }
 
