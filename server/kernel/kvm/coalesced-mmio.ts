@@ -2,6 +2,7 @@ import { PAGE_SIZE } from '../../hardware/units.js';
 import { Failure, failed, type Result } from '../failure.js';
 import type { IoctlArg } from '../fs/ioctl-arg.js';
 import type { KmemCharge } from '../kmem.js';
+import { LazySet } from '../lazy-set.js';
 import type { Task } from '../sched/task.js';
 import type { MightSleep } from '../sched/wait.js';
 import { kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_coalesced_mmio_zone } from '../uapi/kvm-structs.js';
@@ -49,7 +50,7 @@ class CoalescedZone implements IoDevice {
 
 /** `kvm->coalesced_zones` and the ring page that every vCPU file maps at page 2. */
 export class CoalescedMmio {
-  readonly zones = new Set<CoalescedZone>();
+  readonly zones = new LazySet<CoalescedZone>();
 
   constructor(readonly ring: SharedPage) {}
 

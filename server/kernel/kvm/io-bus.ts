@@ -36,23 +36,19 @@ const compare = (address: number, length: number, device: IoDevice): number => {
   return address + length > device.address + device.length ? 1 : 0;
 };
 
-type BusState =
-  | { readonly kind: 'alive'; readonly charge: KmemCharge }
-  /** Taken away by a dismantling or by the VM's destruction (`kvm->buses[i] == NULL`). */
-  | { readonly kind: 'gone' };
-
 /** `struct kvm_io_bus`: devices in the order of their addresses. Changed under slots_lock, read under SRCU. */
 export class IoBus {
   private devices: IoDevice[] = [];
   private ioeventfds = 0;
-  private state: BusState;
+  /** Null: taken away by a dismantling or by the VM's destruction (`kvm->buses[i] == NULL`). */
+  private charge: KmemCharge | null;
 
   constructor(
     readonly name: string,
     kmem: KmemOwner,
     private readonly srcu: Srcu,
   ) {
-    this.state = { kind: 'alive', charge: kmem.charge('kvm_io_bus', this.bytes) };
+    this.charge = kmem.charge('kvm_io_bus', this.bytes);
   }
 
   get list(): readonly IoDevice[] {
@@ -82,38 +78,38 @@ export class IoBus {
 
   /** `kvm_io_bus_register_dev`, under slots_lock. ENOSPC beyond 1000 devices, ENOMEM when the bus is gone. */
   register(device: IoDevice): Failure | null {
-    if (this.state.kind === 'gone') return new Failure('ENOMEM', 'BUS_GONE', 'kvm_io_bus_register_dev', { bus: this.name });
+    if (this.charge === null) return new Failure('ENOMEM', 'BUS_GONE', 'kvm_io_bus_register_dev', { bus: this.name });
     if (this.devices.length - this.ioeventfds > NR_IOBUS_DEVS - 1)
       return new Failure('ENOSPC', 'BUS_FULL', 'kvm_io_bus_register_dev', { bus: this.name, limit: String(NR_IOBUS_DEVS) });
     const later = this.devices.findIndex((other) => compare(other.address, other.length, device) > 0);
     this.devices.splice(later < 0 ? this.devices.length : later, 0, device);
     if (device.ioeventfd) this.ioeventfds++;
     // The old table is freed by call_srcu: nobody waits for it since 6.18.
-    this.state.charge.resize(this.bytes);
+    this.charge.resize(this.bytes);
     return null;
   }
 
   /** `kvm_io_bus_unregister_dev`, under slots_lock: waits until no vCPU is in the device, then destroys it. */
   *unregister(current: Task, device: IoDevice): MightSleep<void> {
     const index = this.devices.indexOf(device);
-    if (this.state.kind === 'gone' || index < 0) return;
+    if (this.charge === null || index < 0) return;
     this.devices.splice(index, 1);
     if (device.ioeventfd) this.ioeventfds--;
-    this.state.charge.resize(this.bytes);
+    this.charge.resize(this.bytes);
     yield* this.srcu.synchronize(current);
     device.destructor?.();
   }
 
   /** True once the table has been taken away. */
   get gone(): boolean {
-    return this.state.kind === 'gone';
+    return this.charge === null;
   }
 
   /** Takes the table away (`kvm->buses[i] = NULL`) and returns its devices, whose destructors the caller runs. */
   take(): readonly IoDevice[] {
-    if (this.state.kind === 'gone') return [];
-    this.state.charge.release();
-    this.state = { kind: 'gone' };
+    if (this.charge === null) return [];
+    this.charge.release();
+    this.charge = null;
     const { devices } = this;
     this.devices = [];
     this.ioeventfds = 0;

@@ -1,5 +1,6 @@
 import type { Kernel } from '../kernel.js';
 import type { KmemCharge, KmemOwner } from '../kmem.js';
+import { LazySet } from '../lazy-set.js';
 import type { AddressSpace } from '../mm/address-space.js';
 import { Mutex } from '../sched/mutex.js';
 import type { Task } from '../sched/task.js';
@@ -47,7 +48,7 @@ export class Vm {
   readonly memoryAttributes: MemoryAttributes;
   readonly buses: VmBuses;
   /** In the order in which they were assigned. */
-  readonly ioeventfds = new Set<Ioeventfd>();
+  readonly ioeventfds = new LazySet<Ioeventfd>();
   readonly irqfds: IrqFds;
   readonly coalesced: CoalescedMmio;
   readonly arch: VmArch;
@@ -59,7 +60,7 @@ export class Vm {
   /** Online vCPUs, by index. */
   readonly vcpus: Vcpu[] = [];
   /** KVM_CREATE_DEVICE's, in order. */
-  readonly devices = new Set<KvmDevice>();
+  readonly devices = new LazySet<KvmDevice>();
   /** KVM_CAP_DIRTY_LOG_RING: bytes of each vCPU's ring; 0: dirty bitmaps. */
   dirtyRingBytes = 0;
   /** KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: bits of KVM_DIRTY_LOG. */

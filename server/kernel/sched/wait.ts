@@ -1,3 +1,4 @@
+import { LazySet } from '../lazy-set.js';
 import type { Task } from './task.js';
 
 /**
@@ -40,10 +41,12 @@ interface CallbackEntry {
   readonly exclusive: boolean;
 }
 
+const NO_CALLBACKS: readonly CallbackEntry[] = [];
+
 /** `struct wait_queue_head`: tasks that sleep in order of arrival, and callbacks, exclusive priority ones first. */
 export class WaitQueue {
-  private readonly sleepers = new Set<Task>();
-  private callbacks: CallbackEntry[] = [];
+  private readonly sleepers = new LazySet<Task>();
+  private callbacks: readonly CallbackEntry[] = NO_CALLBACKS;
 
   /** For the scheduler only: parks a task. */
   enqueue(task: Task): void {

@@ -3,6 +3,8 @@ import { type EventFd, eventFdGet } from '../../fs/eventfd.js';
 import { POLL } from '../../fs/file.js';
 import type { IoctlArg } from '../../fs/ioctl-arg.js';
 import type { KmemCharge } from '../../kmem.js';
+import { LazyMap } from '../../lazy-map.js';
+import { LazySet } from '../../lazy-set.js';
 import type { Task } from '../../sched/task.js';
 import { type MightSleep, WaitQueue } from '../../sched/wait.js';
 import { KVM_IRQFD_FLAG } from '../../uapi/constants.js';
@@ -79,8 +81,8 @@ export class IrqFd {
 
 /** `kvm->irqfds`: a VM's irqfds, which leave it one after the other in the background. */
 export class IrqFds {
-  private readonly items = new Set<IrqFd>();
-  private readonly resamplers = new Map<number, Resampler>();
+  private readonly items = new LazySet<IrqFd>();
+  private readonly resamplers = new LazyMap<number, Resampler>();
   /** irqfds that are inactive and whose shutdown work has not finished. */
   private shuttingDown = 0;
   private readonly shutDown = new WaitQueue();

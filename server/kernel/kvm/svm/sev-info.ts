@@ -2,6 +2,7 @@ import { SEV_FEATURE } from '../../../hardware/amd/vmsa.js';
 import { type Asid, asid } from '../../../hardware/units.js';
 import type { MiscCgroup } from '../../cgroup/misc.js';
 import type { KmemCharge } from '../../kmem.js';
+import { LazySet } from '../../lazy-set.js';
 import type { Page } from '../../mm/page.js';
 import { VM_TYPE, type Vm } from '../vm.js';
 import type { SnpContext } from './snp/context.js';
@@ -57,7 +58,7 @@ export class SevInfo {
   ghcbVersion = 0;
   /** The VM that this one mirrors; holds a reference on it. */
   encContextOwner: Vm | null = null;
-  mirrorVms = new Set<Vm>();
+  mirrorVms = new LazySet<Vm>();
   /** The group that pays for the ASID. */
   miscCg: MiscCgroup | null = null;
   /** Set while a move or a copy works on this VM. */

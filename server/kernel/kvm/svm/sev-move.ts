@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from '../../../hardware/units.js';
 import type { MiscCgroup } from '../../cgroup/misc.js';
 import { Failure, failed, type Result } from '../../failure.js';
+import { LazySet } from '../../lazy-set.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
 import type { MovePhase } from '../move-phase.js';
@@ -115,7 +116,7 @@ function* transferMirrors({ current, destination, source }: Move): MightSleep<vo
   const from = toSevInfo(source);
   const to = toSevInfo(destination);
   to.mirrorVms = from.mirrorVms;
-  from.mirrorVms = new Set();
+  from.mirrorVms = new LazySet();
   for (const mirror of to.mirrorVms) {
     toSevInfo(mirror).encContextOwner = destination.get();
     yield* source.put(current);

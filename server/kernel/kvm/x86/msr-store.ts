@@ -1,3 +1,4 @@
+import { LazyMap } from '../../lazy-map.js';
 import { MSR, MTRR_FIXED, MTRR_VARIABLE, MTRR_VARIABLE_RANGES } from './msr-index.js';
 
 /** An MSR that KVM keeps as a value and otherwise does nothing with. */
@@ -104,7 +105,7 @@ const WRITES_IGNORED: ReadonlySet<number> = new Set([
 
 /** Values of the MSRs that a vCPU has beside those of the CPU. */
 export class MsrStore {
-  private readonly values = new Map<number, bigint>();
+  private readonly values = new LazyMap<number, bigint>();
   /** Banks of machine checks that KVM_X86_SETUP_MCE has made. */
   mceBanks = MCE_BANKS_MAX;
 

@@ -2,6 +2,7 @@ import type { Charge } from '../../../hardware/costs.js';
 import type { Frame } from '../../../hardware/dram.js';
 import { type Gfn, gfn, PAGE_SIZE } from '../../../hardware/units.js';
 import type { KmemCharge, KmemOwner } from '../../kmem.js';
+import { LazyMap } from '../../lazy-map.js';
 import { KMEM_SIZE } from '../kmem-sizes.js';
 import type { Memslot } from '../memslots.js';
 
@@ -42,7 +43,7 @@ export class NestedPageTable {
   private readonly pages: KmemCharge;
   private readonly headers: KmemCharge;
   /** How many entries map a frame: the other way round, for whoever asks who can reach it. */
-  private readonly reverse = new Map<Frame, number>();
+  private readonly reverse = new LazyMap<Frame, number>();
 
   constructor(
     kmem: KmemOwner,

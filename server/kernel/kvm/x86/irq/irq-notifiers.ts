@@ -1,3 +1,5 @@
+import { LazyMap } from '../../../lazy-map.js';
+
 /** Who wants to know of acknowledged and of masked interrupts (`kvm_irq_ack_notifier`, `kvm_irq_mask_notifier`). */
 
 /** Told when a guest has ended an interrupt of its GSI. */
@@ -19,8 +21,8 @@ interface Registration {
 }
 
 export class IrqNotifiers {
-  private readonly acks = new Map<IrqAckNotifier, Registration>();
-  private readonly masks = new Map<IrqMaskNotifier, number>();
+  private readonly acks = new LazyMap<IrqAckNotifier, Registration>();
+  private readonly masks = new LazyMap<IrqMaskNotifier, number>();
 
   /** @param changed `kvm_arch_post_irq_ack_notifier_list_update`: EOIs of these GSIs have to be seen from now on */
   constructor(private readonly changed: () => void) {}

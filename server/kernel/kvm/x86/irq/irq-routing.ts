@@ -1,4 +1,5 @@
 import { Failure, type Result } from '../../../failure.js';
+import { LazyMap } from '../../../lazy-map.js';
 import { KVM_IOAPIC_NUM_PINS, KVM_IRQ_ROUTING, KVM_IRQCHIP, KVM_MSI_FLAG } from '../../../uapi/constants.js';
 import { type kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi } from '../../../uapi/irq-structs.js';
 import type { StructValue } from '../../../uapi/struct.js';
@@ -64,8 +65,8 @@ const toRoute = (entry: RoutingEntry, index: number, settings: IrqSettings): Res
 
 /** `struct kvm_irq_routing_table`: from GSI to pins and messages, and back from pins to their GSI. */
 export class IrqRoutingTable {
-  private readonly routes = new Map<number, IrqRoute[]>();
-  private readonly gsis = new Map<string, number>();
+  private readonly routes = new LazyMap<number, IrqRoute[]>();
+  private readonly gsis = new LazyMap<string, number>();
   private entries = 0;
   /** `nr_rt_entries`: highest GSI and one. */
   private gsiCount = 1;
