@@ -1,5 +1,6 @@
 import { Failure, failed, type Result } from '../kernel/failure.js';
 import type { Process } from '../kernel/process/process.js';
+import type { JournalEntry } from '../kernel/sanitizer/findings.js';
 import type { Sanitizer } from '../kernel/sanitizer/sanitizer.js';
 import type { Task } from '../kernel/sched/task.js';
 import { type MaySleep, type MightSleep, sleeps } from '../kernel/sched/wait.js';
@@ -41,6 +42,20 @@ export interface Cancel {
 }
 
 const nothingToCancel: Cancel = { cancel: () => {} };
+
+/** A call as findings tell of it, before it is known to be about a VM. Nothing else of the call lives as long as the journal. */
+class CallNote implements JournalEntry {
+  readonly vm = null;
+
+  constructor(
+    private readonly pid: number,
+    private readonly label: string,
+  ) {}
+
+  describe(): string {
+    return `pid ${this.pid}: ${this.label}`;
+  }
+}
 
 /**
  * The second stage of every call, whichever way it came in: limits, authorization, validation, handler. Each call
@@ -87,7 +102,7 @@ export class Dispatch {
   ): Cancel {
     const { sanitizer, scheduler } = this.host.kernel;
     const journalled = function* journalled(current: Task): MightSleep<{ result: T } | Failure> {
-      sanitizer.callBegins(current, { vm: null, describe: () => `pid ${caller.process.pid}: ${label}` });
+      sanitizer.callBegins(current, new CallNote(caller.process.pid, label));
       try {
         const result = body(current);
         return { result: sleeps(result) ? yield* result : result };
