@@ -1,6 +1,7 @@
 import { Failure, failed, type Result } from '../../server/kernel/failure.js';
 import { poll } from '../../server/kernel/fs/poll.js';
 import type { Kernel } from '../../server/kernel/kernel.js';
+import type { AddressSpace } from '../../server/kernel/mm/address-space.js';
 import type { Process } from '../../server/kernel/process/process.js';
 import type { Thread } from '../../server/kernel/process/thread.js';
 import type { Task } from '../../server/kernel/sched/task.js';
@@ -43,6 +44,12 @@ const atOnce = <T>(body: (current: Task) => T) =>
     return body(current);
   };
 
+/** How a process reaches its own memory, if not as the kernel does. */
+export interface OwnMemory {
+  load(mm: AddressSpace, address: bigint, length: number): Result<Uint8Array>;
+  store(mm: AddressSpace, address: bigint, bytes: Uint8Array): Failure | null;
+}
+
 /** System calls of a thread of a simulated kernel in this process. */
 export class InProcessCalls implements SystemCalls {
   private readonly self: Thread;
@@ -51,6 +58,8 @@ export class InProcessCalls implements SystemCalls {
     private readonly kernel: Kernel,
     private readonly time: VirtualTime,
     private readonly process: Process,
+    /** Null: every touch is a call. */
+    private readonly memory: OwnMemory | null = null,
   ) {
     this.self = process.thread(kernel.scheduler.allocateTid());
   }
@@ -63,8 +72,7 @@ export class InProcessCalls implements SystemCalls {
     this.call('fcntl', (current) => fcntl(current, fd, command, argument));
 
   ioctl(fd: number, request: number, arg: bigint): Promise<Outcome> {
-    const { mm } = this.process;
-    if (mm === null) throw new Error('a kernel thread makes no system calls');
+    const { mm } = this;
     return this.call(`ioctl 0x${request.toString(16)}`, (current) => ioctl(current, fd, request, { value: arg, user: mm }));
   }
 
@@ -153,21 +161,24 @@ export class InProcessCalls implements SystemCalls {
     );
 
   async load(address: bigint, length: number): Promise<TouchOutcome> {
-    const data = await this.start(
-      'load',
-      atOnce((current) => readMemory(current, address, length)),
-    );
+    const data =
+      this.memory?.load(this.mm, address, length) ??
+      (await this.start(
+        'load',
+        atOnce((current) => readMemory(current, address, length)),
+      ));
     return data instanceof Failure ? touchOutcome(data, NO_BYTES) : touchOutcome(null, data);
   }
 
   async store(address: bigint, bytes: Uint8Array): Promise<TouchOutcome> {
-    return touchOutcome(
-      await this.start(
-        'store',
-        atOnce((current) => writeMemory(current, address, bytes)),
-      ),
-      NO_BYTES,
-    );
+    const failure =
+      this.memory !== null
+        ? this.memory.store(this.mm, address, bytes)
+        : await this.start(
+            'store',
+            atOnce((current) => writeMemory(current, address, bytes)),
+          );
+    return touchOutcome(failure, NO_BYTES);
   }
 
   blockSignal = (signo: number, block: boolean): Promise<Outcome> =>
@@ -181,7 +192,7 @@ export class InProcessCalls implements SystemCalls {
   }
 
   thread(): InProcessCalls {
-    return new InProcessCalls(this.kernel, this.time, this.process);
+    return new InProcessCalls(this.kernel, this.time, this.process, this.memory);
   }
 
   async fork(): Promise<InProcessCalls> {
@@ -190,7 +201,7 @@ export class InProcessCalls implements SystemCalls {
       atOnce((current) => fork(this.kernel, current)),
     );
     if (failed(child)) throw new Error(`fork: ${child.errno}`);
-    return new InProcessCalls(this.kernel, this.time, child);
+    return new InProcessCalls(this.kernel, this.time, child, this.memory);
   }
 
   exit(): Promise<void> {
@@ -199,6 +210,12 @@ export class InProcessCalls implements SystemCalls {
 
   timer(ms: number): Timer {
     return this.time.timer(ms);
+  }
+
+  private get mm(): AddressSpace {
+    const { mm } = this.process;
+    if (mm === null) throw new Error('a kernel thread makes no system calls');
+    return mm;
   }
 
   private start<T>(label: string, body: (current: Task) => MightSleep<T>): Promise<T> {

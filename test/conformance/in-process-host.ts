@@ -2,6 +2,7 @@ import type { Kernel } from '../../server/kernel/kernel.js';
 import { createHost } from '../../server/kernel/kvm/host.js';
 import { InProcessCalls } from './backend-in-process.js';
 import { Executor } from './executor.js';
+import { ForeignPages } from './foreign-pages.js';
 import { RECORDED_HOST } from './recorded-host.js';
 import { VirtualClock, VirtualTime } from './virtual-time.js';
 
@@ -20,12 +21,14 @@ const leftovers = (kernel: Kernel): string[] => [
   ...kernel.findings.all.map(({ domain, kind, message }) => `finding (${domain}) ${kind}: ${message}`),
 ];
 
-export const createInProcessHost = async (): Promise<InProcessHost> => {
+/** @param foreign the process's memory is its own, and in step with the kernel's only where calls begin and end */
+export const createInProcessHost = async (foreign = false): Promise<InProcessHost> => {
   const clock = new VirtualClock();
   const kernel = createHost(RECORDED_HOST, { clock });
   const atBoot = leftovers(kernel);
-  const process = kernel.spawn(null);
-  const calls = new InProcessCalls(kernel, new VirtualTime(kernel, clock), process);
+  const memory = foreign ? new ForeignPages(kernel.pages, kernel.dram) : null;
+  const process = kernel.spawn(null, memory ?? kernel.pages);
+  const calls = new InProcessCalls(kernel, new VirtualTime(kernel, clock), process, memory);
   const executor = await Executor.create(calls);
   const finish = async (): Promise<string[]> => {
     await calls.exit();

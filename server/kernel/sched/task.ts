@@ -35,6 +35,7 @@ export class Task {
     this.step = (wake) => {
       try {
         if (steps === null) {
+          this.process.mm?.provider.enter?.();
           const begun = body(this);
           if (!sleeps(begun)) return this.finish(begun, done);
           steps = begun;
@@ -42,6 +43,7 @@ export class Task {
         const { done: over, value } = steps.next(wake);
         return over ? this.finish(value, done) : value;
       } catch (error) {
+        this.process.mm?.provider.leave?.();
         this.end();
         throw error;
       }
@@ -55,6 +57,7 @@ export class Task {
   }
 
   private finish<T>(result: T, done: (result: T) => void): null {
+    this.process.mm?.provider.leave?.();
     done(result);
     this.end();
     return null;
