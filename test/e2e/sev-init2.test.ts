@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Errno, KvmCap, KvmX86Group, KvmX86SevAttribute, KvmX86VmType, SevRetCode } from '../../client/index.js';
-import { freeAll, SEV, SEV_ES, type Setup, setUp } from './sev-machine.js';
+import { freeAll, SEV, SEV_ES, type Setup, SNP, setUp } from './sev-machine.js';
 
 /** The assertions of the kernel's selftest sev_init2_tests, over the wire. */
 const DEBUG_SWAP = 1n << 5n;
@@ -10,7 +10,7 @@ describe('KVM_SEV_INIT2', () => {
   let setup: Setup;
   let supported = 0n;
   beforeAll(async () => {
-    setup = await setUp();
+    setup = await setUp('--snp');
     const { addr_bytes } = await setup.kvm.getDeviceAttr({
       group: KvmX86Group.KVM_X86_GRP_SEV,
       attr: KvmX86SevAttribute.KVM_X86_SEV_VMSA_FEATURES,
@@ -41,7 +41,7 @@ describe('KVM_SEV_INIT2', () => {
       expect((types >> type) & 1, KvmX86VmType[type]).toBe((eax >> bit) & 1);
   });
 
-  it.each([SEV, SEV_ES])('initialises a VM of type $name', async ({ type }) => {
+  it.each([SEV, SEV_ES, SNP])('initialises a VM of type $name', async ({ type }) => {
     expect(await init2(type, {})).toBeNull();
   });
 
@@ -50,11 +50,11 @@ describe('KVM_SEV_INIT2', () => {
     expect(await init2(KvmX86VmType.KVM_X86_SW_PROTECTED_VM, {})).toBe('EINVAL');
   });
 
-  it.each([SEV, SEV_ES])('EINVAL for every flag: $name', async ({ type }) => {
+  it.each([SEV, SEV_ES, SNP])('EINVAL for every flag: $name', async ({ type }) => {
     for (let bit = 0; bit < 32; bit++) expect(await init2(type, { flags: (1 << bit) >>> 0 }), `flag ${bit}`).toBe('EINVAL');
   });
 
-  it.each([SEV, SEV_ES])('EINVAL for every feature of save areas that is not supported: $name', async ({ type, es }) => {
+  it.each([SEV, SEV_ES, SNP])('EINVAL for every feature of save areas that is not supported: $name', async ({ type, es }) => {
     for (let bit = 0n; bit < 64n; bit++) {
       const expected = es && (supported & (1n << bit)) !== 0n ? null : 'EINVAL';
       expect(await init2(type, { vmsa_features: 1n << bit }), `feature ${bit}`).toBe(expected);
@@ -63,7 +63,7 @@ describe('KVM_SEV_INIT2', () => {
 
   it('takes DEBUG_SWAP where it is supported', async () => {
     expect(supported & DEBUG_SWAP).toBe(DEBUG_SWAP);
-    expect(await init2(SEV_ES.type, { vmsa_features: DEBUG_SWAP })).toBeNull();
+    for (const { type } of [SEV_ES, SNP]) expect(await init2(type, { vmsa_features: DEBUG_SWAP })).toBeNull();
   });
 
   it('leaves the firmware’s status at success', async () => {
