@@ -1,7 +1,7 @@
 import { failed } from '../kernel/failure.js';
 import type { DestinationGuest, ReceiveGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
-import { Link, type LocalSide } from './link.js';
+import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
 import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
 
 /** The destination's side of a migration; `hand-over.md` has the table of states and of what silence means. */
@@ -33,7 +33,7 @@ export class Destination {
     private readonly local: LocalSide,
     private readonly receiveGuest: ReceiveGuest,
     private readonly ledger: Ledger,
-    transmit: (frame: Frame) => void,
+    transmit: Transmit,
   ) {
     this.link = new Link(local, transmit);
   }
@@ -43,14 +43,14 @@ export class Destination {
     return phase === 'prepared' || phase === 'committed' || phase === 'aborted' ? phase : 'receiving';
   }
 
-  connected(): void {
-    this.link.connected = true;
-    this.link.ask();
+  /** A stream to the source is there; stream 0 carries everything but pages, and nothing goes on without it. */
+  connected(stream = CONTROL_STREAM): void {
+    this.link.opened(stream);
   }
 
   /** A cut proves nothing: what is here waits for the source to come back, or for `abort`. */
-  disconnected(): void {
-    this.link.connected = false;
+  disconnected(stream = CONTROL_STREAM): void {
+    this.link.cut(stream);
   }
 
   /** Time has passed without news: asks again. */
@@ -76,11 +76,9 @@ export class Destination {
       case 'settled':
         this.settled();
         return;
-      case 'data': {
+      case 'data':
         link.peerBoot ??= frame.boot;
-        const message = link.accept(frame.sequence, frame.message);
-        if (message !== null) this.heard(message);
-      }
+        for (const message of link.accept(frame.sequence, frame.message)) this.heard(message);
     }
   }
 

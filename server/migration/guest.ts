@@ -91,6 +91,8 @@ export interface SourceGuest {
   next(pages: number): Result<PageBatch | null>;
   /** Ends a round: pages written since they were sent are to be sent again. @returns how many */
   nextRound(): number;
+  /** Keeps the vCPUs out of the guest for so many per cent of their time, until the end. */
+  throttle(percent: number): void;
   /** Stops the vCPUs under their mutexes, with no I/O half done. `stopped` is called when they have, or why they cannot. */
   stop(stopped: (failure: Failure | null) => void): void;
   /** Everything beside memory, of a stopped guest; pages it still owes are given by `next`. */

@@ -1,4 +1,5 @@
 import { failed, type Result } from '../kernel/failure.js';
+import { CpuThrottle } from '../kernel/kvm/cpu-throttle.js';
 import { markSent } from '../kernel/kvm/sent.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import { VmPause } from '../kernel/kvm/vm-pause.js';
@@ -31,6 +32,7 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
   const done: Progress = { begun: false, fenced: false, owed: null, pause: null };
   const letGo = (): void => {
     done.owed?.end();
+    vm.arch.throttle = null;
     kernel.work(`end of migration ${session}`, (current) => vm.put(current));
   };
 
@@ -45,6 +47,9 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
     },
     next: (pages) => (done.owed === null ? null : source.seal(done.owed, pages)),
     nextRound: () => done.owed?.nextRound() ?? 0,
+    throttle: (percent) => {
+      vm.arch.throttle = new CpuThrottle(percent);
+    },
     stop: (stopped) => {
       done.pause = VmPause.begin(vm, () => stopped(null));
     },

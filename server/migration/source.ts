@@ -1,12 +1,18 @@
+import { PAGE_SIZE } from '../hardware/units.js';
 import { type Failure, failed } from '../kernel/failure.js';
-import { batchBytes, type SourceGuest } from './guest.js';
+import { AutoConverge } from './auto-converge.js';
+import { CopyProgress, type MigrationStatistics } from './copy-progress.js';
+import type { SourceGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
-import { Link, type LocalSide } from './link.js';
+import type { CopyLimits } from './limits.js';
+import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
 import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
+import { TokenBucket } from './token-bucket.js';
 
 /**
  * The source's side of a migration; `hand-over.md` has the table of states and of what silence means. It has no clock:
- * whoever drives it calls `tick`, and `pump` while there is room on the wire.
+ * whoever drives it calls `tick` now and then, and `pump` for each stream with room, after everything that has arrived.
+ * Times are milliseconds of any clock that does not go back.
  */
 
 /** In the order in which a migration that succeeds goes through them; in the first three the guest runs. */
@@ -22,52 +28,34 @@ export type SourceState =
   /** The guest has stayed here, or has come back. */
   | { readonly phase: 'stayed'; readonly reason: string };
 
-/** How long to go on copying while the guest runs. */
-export interface CopyLimits {
-  /** Pages of one message. @default 256 */
-  readonly batchPages: number;
-  /** Stops the guest when so few pages are left. */
-  readonly stopPages: (pagesPerMs: number) => number;
-  /** Stops it after so many rounds in any case. */
-  readonly rounds: number;
-}
-
-export interface MigrationStatistics {
-  readonly round: number;
-  readonly pagesSent: number;
-  readonly pagesLeft: number;
-  readonly bytesSent: number;
-}
-
 export class Source {
   state: SourceState = { phase: 'negotiating' };
   private readonly link: Link;
-  private round = 1;
-  private pagesSent = 0;
-  private pagesLeft = 0;
-  private bytesSent = 0;
+  private readonly progress = new CopyProgress();
+  private readonly bucket: TokenBucket | null;
+  private readonly converge: AutoConverge | null;
+  private nowMs = 0;
   /** The first question whose answer can tell what became of Commit. */
   private firstProof = Number.POSITIVE_INFINITY;
   /** Where the peer's boot, the one that will prepare, keeps its records. */
   private peerLedger: string | null = null;
   private reasonToRevoke = '';
-  private startMs: number | null = null;
-  private pagesPerMs = 0;
 
   constructor(
     local: LocalSide,
     private readonly guest: SourceGuest,
     private readonly ledger: Ledger,
     private readonly limits: CopyLimits,
-    transmit: (frame: Frame) => void,
+    transmit: Transmit,
   ) {
     this.link = new Link(local, transmit);
+    this.bucket = limits.bandwidth === null ? null : new TokenBucket(limits.bandwidth);
+    this.converge = limits.autoConverge ? new AutoConverge() : null;
     this.link.send({ kind: 'offer', guest: guest.describe() });
   }
 
-  get statistics(): MigrationStatistics {
-    const { round, pagesSent, pagesLeft, bytesSent } = this;
-    return { round, pagesSent, pagesLeft, bytesSent };
+  statistics(nowMs: number): MigrationStatistics {
+    return this.progress.statistics(nowMs);
   }
 
   /** Nothing is left to be said, so the session may be forgotten. */
@@ -88,14 +76,14 @@ export class Source {
     }
   }
 
-  connected(): void {
-    this.link.connected = true;
-    this.link.ask();
+  /** A stream to the destination is there; stream 0 carries everything but pages, and nothing goes on without it. */
+  connected(stream = CONTROL_STREAM): void {
+    this.link.opened(stream);
   }
 
   /** A cut proves nothing, in any phase: the guest goes on if Commit has not left, and stays paused if it has. */
-  disconnected(): void {
-    this.link.connected = false;
+  disconnected(stream = CONTROL_STREAM): void {
+    this.link.cut(stream);
   }
 
   /** Time has passed without news: asks again. */
@@ -104,55 +92,31 @@ export class Source {
   }
 
   /**
-   * Sends the next pages, if there is room.
-   * @param nowMs any clock that does not go back
-   * @returns true if there may be more to send at once
+   * Sends the next pages over a stream that has room.
+   * @returns milliseconds after which there may be more to send: 0: at once; null: not before something has arrived
    */
-  pump(nowMs: number): boolean {
+  pump(nowMs: number, stream = CONTROL_STREAM): number | null {
+    this.nowMs = nowMs;
     const { phase } = this.state;
-    if ((phase !== 'copying' && phase !== 'draining') || !this.link.hasCredit) return false;
+    if ((phase !== 'copying' && phase !== 'draining') || !this.link.hasCredit(stream)) return null;
+    const wait = phase === 'copying' ? (this.bucket?.waitMs(nowMs) ?? 0) : 0;
+    if (wait > 0) return wait;
     const batch = this.guest.next(this.limits.batchPages);
     if (failed(batch)) {
       this.cancel(batch.reason);
-      return false;
+      return null;
     }
-    this.startMs ??= nowMs;
-    if (batch !== null) {
-      this.link.send({ kind: 'pages', batch });
-      this.pagesSent += batch.gfns.length;
-      this.pagesLeft = Math.max(0, this.pagesLeft - batch.gfns.length);
-      this.bytesSent += batchBytes(batch);
-      this.pagesPerMs = this.pagesSent / Math.max(1, nowMs - this.startMs);
-      return true;
-    }
-    if (phase === 'draining') this.allSent();
-    else this.roundOver();
-    return true;
+    if (batch === null) return this.nothingOwed();
+    this.link.send({ kind: 'pages', batch }, stream);
+    this.bucket?.take(batch.gfns.length * PAGE_SIZE);
+    this.progress.sent(batch, nowMs);
+    return 0;
   }
 
-  receive(frame: Frame): void {
-    const { link } = this;
-    if (frame.kind === 'standing') {
-      this.heardStanding(frame);
-      return;
-    }
-    if (link.peerBoot !== null && frame.boot !== link.peerBoot && frame.kind !== 'ask') return;
-    switch (frame.kind) {
-      case 'ask':
-        if (frame.version < PROTOCOL_VERSION_MIN || frame.version > PROTOCOL_VERSION) this.cancel('PROTOCOL_VERSION');
-        link.answer(frame.number, this.standing);
-        return;
-      case 'ack':
-        link.acknowledged(frame.received);
-        return;
-      case 'settled':
-        return;
-      case 'data': {
-        link.peerBoot ??= frame.boot;
-        const message = link.accept(frame.sequence, frame.message);
-        if (message !== null) this.heard(message);
-      }
-    }
+  receive(frame: Frame, nowMs: number): void {
+    this.nowMs = nowMs;
+    this.heardFrame(frame);
+    this.progress.arrived(this.link.pagesArrived, nowMs);
   }
 
   /** Gives the migration up. Before Commit has left the guest runs on at once; afterwards the destination has to agree. */
@@ -193,6 +157,29 @@ export class Source {
     this.destinationOwns();
   }
 
+  private heardFrame(frame: Frame): void {
+    const { link } = this;
+    if (frame.kind === 'standing') {
+      this.heardStanding(frame);
+      return;
+    }
+    if (link.peerBoot !== null && frame.boot !== link.peerBoot && frame.kind !== 'ask') return;
+    switch (frame.kind) {
+      case 'ask':
+        if (frame.version < PROTOCOL_VERSION_MIN || frame.version > PROTOCOL_VERSION) this.cancel('PROTOCOL_VERSION');
+        link.answer(frame.number, this.standing);
+        return;
+      case 'ack':
+        link.acknowledged(frame.received);
+        return;
+      case 'settled':
+        return;
+      case 'data':
+        link.peerBoot ??= frame.boot;
+        for (const message of link.accept(frame.sequence, frame.message)) this.heard(message);
+    }
+  }
+
   private heard(message: Message): void {
     const { phase } = this.state;
     switch (message.kind) {
@@ -223,14 +210,36 @@ export class Source {
     this.link.send({ kind: 'start', opening });
   }
 
+  private nothingOwed(): number | null {
+    if (this.state.phase === 'draining') {
+      this.allSent();
+      return null;
+    }
+    // What is still under way would count as downtime, so a round is over when all of it has arrived.
+    if (!this.link.drained) return null;
+    this.roundOver();
+    return 0;
+  }
+
   private roundOver(): void {
-    this.pagesLeft = this.guest.nextRound();
-    if (this.pagesLeft > this.limits.stopPages(this.pagesPerMs) && this.round < this.limits.rounds) {
-      this.round++;
+    const { progress, nowMs, limits } = this;
+    const left = this.guest.nextRound();
+    const sent = progress.roundOver(left, nowMs);
+    if (progress.expectedDowntimeMs(nowMs) > limits.downtimeMs && progress.round < limits.rounds) {
+      progress.round++;
+      this.slowDown(sent, left);
       return;
     }
     this.state = { phase: 'stopping' };
+    progress.stopping(nowMs);
     this.guest.stop((failure) => this.stopped(failure));
+  }
+
+  private slowDown(pagesSent: number, pagesWritten: number): void {
+    const { converge } = this;
+    if (converge === null || !converge.roundOver(pagesSent, pagesWritten)) return;
+    this.progress.throttlePercent = converge.percent;
+    this.guest.throttle(converge.percent);
   }
 
   private stopped(failure: Failure | null): void {
@@ -239,7 +248,7 @@ export class Source {
       this.cancel(failure.reason);
       return;
     }
-    this.pagesLeft = this.guest.nextRound();
+    this.progress.owes(this.guest.nextRound());
     this.state = { phase: 'draining' };
   }
 
@@ -308,6 +317,7 @@ export class Source {
     const { phase } = this.state;
     if (phase === 'committing' || phase === 'revoking') {
       this.state = { phase: 'sent' };
+      this.progress.runs(this.nowMs);
       this.guest.finish();
       this.link.close();
     }
@@ -317,6 +327,8 @@ export class Source {
   private stay(reason: string): void {
     if (this.state.phase === 'sent' || this.state.phase === 'stayed') return;
     this.state = { phase: 'stayed', reason };
+    this.progress.runs(this.nowMs);
+    this.progress.throttlePercent = 0;
     this.guest.resume();
   }
 }

@@ -1,6 +1,8 @@
 import { Destination } from '../../server/migration/destination.js';
 import type { DestinationGuest, GuestDescription, PageBatch, SourceGuest } from '../../server/migration/guest.js';
 import type { Ledger, LedgerEntry } from '../../server/migration/ledger.js';
+import { type CopyLimits, DEFAULT_LIMITS } from '../../server/migration/limits.js';
+import type { Transmit } from '../../server/migration/link.js';
 import type { Frame } from '../../server/migration/message.js';
 import { answerForUnknown } from '../../server/migration/sessions.js';
 import { Source, type SourcePhase } from '../../server/migration/source.js';
@@ -9,6 +11,7 @@ import { Source, type SourcePhase } from '../../server/migration/source.js';
 
 const SESSION = 'session';
 const PAGES = 24;
+const LIMITS: CopyLimits = { ...DEFAULT_LIMITS, batchPages: 4, downtimeMs: 5, rounds: 4 };
 
 /** The power of a daemon goes off in the middle of whatever it does. */
 export class PowerLoss extends Error {}
@@ -55,6 +58,14 @@ export interface Faults {
   readonly kill?: { readonly side: Side; readonly action: number };
   /** The destination keeps its records over a restart. @default true */
   readonly durable?: boolean;
+  /** Streams between the daemons; each keeps its order, but for `reorder`. @default 1 */
+  readonly streams?: number;
+}
+
+interface Flight {
+  readonly to: Side;
+  readonly stream: number;
+  readonly frame: Frame;
 }
 
 interface Daemon {
@@ -87,10 +98,12 @@ export class World {
   readonly daemons: Record<Side, Daemon>;
   source: Source | null = null;
   destination: Destination | null = null;
-  linkUp = true;
+  /** Streams that are not cut. */
+  private readonly up = new Set<number>();
+  private now = 0;
   /** Phases that the source has been seen in. */
   readonly phases = new Set<string>();
-  private flights: { to: Side; frame: Frame }[] = [];
+  private flights: Flight[] = [];
   private pendingStop: ((failure: null) => void) | null = null;
 
   constructor(private readonly faults: Faults) {
@@ -101,9 +114,8 @@ export class World {
     };
     this.here.runnable = true;
     this.step('source', () => {
-      const limits = { batchPages: 4, stopPages: () => 2, rounds: 4 };
       const guest = this.sourceGuest();
-      this.source = new Source(this.local('source'), guest, this.daemons.source.disk, limits, this.wire('source'));
+      this.source = new Source(this.local('source'), guest, this.daemons.source.disk, LIMITS, this.wire('source'));
     });
     this.step('destination', () => {
       const { disk } = this.daemons.destination;
@@ -128,24 +140,42 @@ export class World {
   turn(): void {
     const { random } = this.faults;
     const choice = random();
+    this.now++;
     if (choice < 0.55) this.deliver();
-    else if (choice < 0.7) this.step('source', () => this.source?.pump(0));
+    else if (choice < 0.7) this.pump(Math.floor(random() * this.streams));
     else if (choice < 0.8) this.guestWrites();
     else if (choice < 0.9) this.stopVcpus();
     else this.tick();
   }
 
   cut(): void {
-    this.linkUp = false;
-    this.flights = [];
-    this.step('source', () => this.source?.disconnected());
-    this.step('destination', () => this.destination?.disconnected());
+    for (let stream = 0; stream < this.streams; stream++) this.cutStream(stream);
   }
 
   heal(): void {
-    this.linkUp = true;
-    this.step('source', () => this.source?.connected());
-    this.step('destination', () => this.destination?.connected());
+    for (let stream = 0; stream < this.streams; stream++) this.healStream(stream);
+  }
+
+  cutStream(stream: number): void {
+    this.up.delete(stream);
+    this.flights = this.flights.filter((flight) => flight.stream !== stream);
+    this.step('source', () => this.source?.disconnected(stream));
+    this.step('destination', () => this.destination?.disconnected(stream));
+  }
+
+  healStream(stream: number): void {
+    this.up.add(stream);
+    this.step('source', () => this.source?.connected(stream));
+    this.step('destination', () => this.destination?.connected(stream));
+  }
+
+  /** @returns whether there may be more to send at once */
+  pump(stream: number): boolean {
+    let more = false;
+    this.step('source', () => {
+      more = this.source?.pump(this.now, stream) === 0;
+    });
+    return more;
   }
 
   tick(): void {
@@ -185,9 +215,8 @@ export class World {
       this.tick();
       for (let turns = 0; turns < 200 && this.flights.length > 0; turns++) this.deliverFirst();
       this.stopVcpus();
-      this.step('source', () => {
-        while (this.source?.pump(0));
-      });
+      this.now++;
+      for (let stream = 0; stream < this.streams; stream++) while (this.pump(stream));
     }
   }
 
@@ -198,6 +227,10 @@ export class World {
   }
 
   // -- the parts ----------------------------------------------------------------------------------------------------
+
+  private get streams(): number {
+    return this.faults.streams ?? 1;
+  }
 
   private local(side: Side) {
     const { boot, disk } = this.daemons[side];
@@ -224,22 +257,25 @@ export class World {
     if (this.runnableCopies > 1) throw new Error('two copies of the guest may run');
   }
 
-  private wire(side: Side): (frame: Frame) => void {
+  private wire(side: Side): Transmit {
     const to = side === 'source' ? 'destination' : 'source';
-    return (frame) => {
+    return (frame, stream) => {
       this.act(side);
-      if (!this.linkUp) return;
+      if (!this.up.has(stream)) return;
       const { random, loss, repeat } = this.faults;
       if (random() < loss) return;
-      this.flights.push({ to, frame });
-      if (random() < repeat) this.flights.push({ to, frame });
+      this.flights.push({ to, frame, stream });
+      if (random() < repeat) this.flights.push({ to, frame, stream });
     };
   }
 
   private deliver(): void {
     const { random, reorder } = this.faults;
-    const index = random() < reorder ? Math.floor(random() * this.flights.length) : 0;
-    const [flight] = this.flights.splice(index, 1);
+    const any = Math.floor(random() * this.flights.length);
+    // The first of its stream, unless something overtakes.
+    const { stream } = this.flights[any] ?? { stream: 0 };
+    const first = this.flights.findIndex((flight) => flight.stream === stream);
+    const [flight] = this.flights.splice(random() < reorder ? any : Math.max(0, first), 1);
     if (flight !== undefined) this.arrive(flight);
   }
 
@@ -248,16 +284,14 @@ export class World {
     if (flight !== undefined) this.arrive(flight);
   }
 
-  private arrive({ to, frame }: { to: Side; frame: Frame }): void {
+  private arrive({ to, frame }: Flight): void {
     this.step(to, () => {
-      const machine = to === 'source' ? this.source : this.destination;
-      if (machine !== null) {
-        machine.receive(frame);
-        return;
-      }
+      const { source, destination } = this;
+      if (to === 'source' && source !== null) return source.receive(frame, this.now);
+      if (to === 'destination' && destination !== null) return destination.receive(frame);
       const { disk } = this.daemons[to];
       const answer = answerForUnknown({ boot: this.local(to).boot, ledger: disk }, frame);
-      if (answer !== null) this.wire(to)(answer);
+      if (answer !== null) this.wire(to)(answer, 0);
     });
   }
 
@@ -304,6 +338,7 @@ export class World {
         this.written.clear();
         return owed.size;
       },
+      throttle: () => {},
       stop: (stopped) => {
         act();
         this.pendingStop = stopped;

@@ -34,6 +34,6 @@ describe("what a VMM's device writes into guest memory while the guest migrates"
     const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there' })];
     const migration = new Migration(plainGuest(here), there.vmm);
     expect(migration.run()).toBe('sent');
-    expect(migration.source.statistics.pagesSent).toBe(2);
+    expect(migration.source.statistics(0).pagesSent).toBe(2);
   });
 });

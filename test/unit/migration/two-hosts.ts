@@ -11,10 +11,11 @@ import { kvm_run, kvm_run__io } from '../../../server/kernel/uapi/kvm-run.js';
 import { Destination } from '../../../server/migration/destination.js';
 import type { GuestDescription } from '../../../server/migration/guest.js';
 import type { Ledger } from '../../../server/migration/ledger.js';
+import { type CopyLimits, DEFAULT_LIMITS } from '../../../server/migration/limits.js';
 import { type ReceivedVm, receiveGuest } from '../../../server/migration/local-destination.js';
 import { createSourceGuest } from '../../../server/migration/local-source.js';
 import type { Frame } from '../../../server/migration/message.js';
-import { type CopyLimits, Source } from '../../../server/migration/source.js';
+import { Source } from '../../../server/migration/source.js';
 import { createEsGuest, GHCB_GPA, vmgexit } from '../kernel/kvm/svm/es-guest.js';
 import type { Guest, SevRig, Vmm } from '../kernel/kvm/svm/sev-rig.js';
 
@@ -110,7 +111,7 @@ export const completeIo = (guest: CountingGuest): void => {
 };
 
 const nothingKept: Ledger = { id: 'memory', record: () => {}, hasCommitted: () => false, forget: () => {} };
-const LIMITS: CopyLimits = { batchPages: 8, stopPages: () => 4, rounds: 5 };
+const LIMITS: CopyLimits = { ...DEFAULT_LIMITS, batchPages: 8, downtimeMs: 4, rounds: 5 };
 
 /** A migration between two hosts of this process, over a wire that a test may put its hands on. */
 export class Migration {
@@ -118,6 +119,7 @@ export class Migration {
   readonly source: Source;
   readonly destination: Destination;
   private readonly from: Kernel;
+  private now = 0;
   private readonly wire: { readonly to: 'source' | 'destination'; readonly frame: Frame }[] = [];
 
   /** @param tamper what becomes of a frame on its way to the destination */
@@ -144,8 +146,9 @@ export class Migration {
   /** One frame arrives, or one batch is sent. */
   step(): void {
     const flight = this.wire.shift();
-    if (flight === undefined) this.source.pump(0);
-    else if (flight.to === 'source') this.source.receive(flight.frame);
+    this.now++;
+    if (flight === undefined) this.source.pump(this.now);
+    else if (flight.to === 'source') this.source.receive(flight.frame, this.now);
     else this.destination.receive(this.tamper(flight.frame));
     this.from.scheduler.run();
     this.to.process.kernel.scheduler.run();

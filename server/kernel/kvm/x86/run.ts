@@ -2,7 +2,9 @@ import type { CpuExit } from '../../../hardware/cpu/types.js';
 import { Failure, failed, type Result } from '../../failure.js';
 import type { Task } from '../../sched/task.js';
 import { type MightSleep, RESCHED } from '../../sched/wait.js';
+import { KernelTimer } from '../../timer.js';
 import { KVM_EXIT, KVM_MP_STATE } from '../../uapi/constants.js';
+import type { CpuThrottle } from '../cpu-throttle.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
 import { apicBase } from './apic-base-msr.js';
 import { cr8, setCr8 } from './cr8.js';
@@ -103,6 +105,7 @@ function* vcpuRun(current: Task, vcpu: Vcpu): MightSleep<Turn> {
     // The host's timers come as interrupts, which end a guest's slice at the latest.
     vm.kernel.timers.advance(vm.kernel.clock.now());
     const running = arch.mpState === KVM_MP_STATE.RUNNABLE;
+    if (running && vm.arch.throttle?.owes(vcpu)) yield* stayOut(current, vcpu, vm.arch.throttle);
     const step = running ? yield* vcpuEnterGuest(current, vcpu) : { turn: yield* vcpuBlock(current, vcpu), sliceOver: false };
     if (step.turn !== 'again') return step.turn;
     vcpu.checkRequest(REQUEST.UNBLOCK);
@@ -130,7 +133,7 @@ const stop = (turn: Turn): Step => ({ turn, sliceOver: false });
 /** `vcpu_enter_guest`: requests, events, entry, exit. */
 function* vcpuEnterGuest(current: Task, vcpu: Vcpu): MightSleep<Step> {
   const { arch, vm } = vcpu;
-  const { ops, costs } = vm.kernel;
+  const { ops, costs, clock } = vm.kernel;
   const requested = handleRequests(vcpu);
   if (requested !== 'again') return stop(requested);
   if (vcpu.checkRequest(REQUEST.EVENT)) {
@@ -150,7 +153,10 @@ function* vcpuEnterGuest(current: Task, vcpu: Vcpu): MightSleep<Step> {
   if (arch.lapic !== null) arch.cpu.state.cr8 = BigInt(arch.lapic.cr8);
   arch.hasRun = true;
   arch.inGuest = true;
+  const { throttle } = vm.arch;
+  const entered = throttle === null ? 0n : clock.now();
   const exit = withHostBreakpoints(vcpu, () => arch.cpu.run(SLICE_INSTRUCTIONS));
+  throttle?.ran(vcpu, clock.now() - entered);
   completeEvents(vcpu, exit);
   ops.leaveGuest(vcpu, exit);
   lapicSyncFromVapic(vcpu);
@@ -175,6 +181,22 @@ const completeEvents = (vcpu: Vcpu, exit: CpuExit): void => {
   events.requeue(exit.delivering);
   vcpu.request(REQUEST.EVENT);
 };
+
+/** A throttled vCPU has run for its share: it stays out for the rest, unless it is wanted outside. */
+function* stayOut(current: Task, vcpu: Vcpu, throttle: CpuThrottle): MightSleep<void> {
+  const { arch, vm } = vcpu;
+  const { clock, timers } = vm.kernel;
+  const until = clock.now() + throttle.take(vcpu);
+  const timer = new KernelTimer(timers, () => {
+    arch.kick();
+    return null;
+  });
+  arch.inGuest = false;
+  timer.start(until);
+  while (clock.now() < until && vm.arch.throttle === throttle && !mustLeave(current, vcpu))
+    yield { kind: 'interruptible', queue: arch.wait, site: 'cpu_throttle' };
+  timer.cancel();
+}
 
 /** `vcpu_block`: a halted vCPU sleeps until there is something for it. */
 function* vcpuBlock(current: Task, vcpu: Vcpu): MightSleep<Turn> {

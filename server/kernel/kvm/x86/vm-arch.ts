@@ -1,4 +1,5 @@
 import type { Failure } from '../../failure.js';
+import type { CpuThrottle } from '../cpu-throttle.js';
 import type { SevInfo } from '../svm/sev-info.js';
 import type { Vm } from '../vm.js';
 import { createVmIrq } from './irq/attach.js';
@@ -67,6 +68,9 @@ export class VmArch {
 
   /** Added to the host's clock to give the guest's (KVM_SET_CLOCK), nanoseconds. */
   kvmclockOffset = 0n;
+
+  /** The daemon slows the vCPUs down. */
+  throttle: CpuThrottle | null = null;
 
   constructor(readonly vm: Vm) {
     this.mmu = new TdpMmu(vm);

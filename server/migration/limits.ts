@@ -1,0 +1,24 @@
+/** How long to go on copying while the guest runs, and what the copying may take. */
+export interface CopyLimits {
+  /** Milliseconds that the guest may be stopped, as far as that can be foreseen. */
+  readonly downtimeMs: number;
+  /** Rounds after which it is stopped in any case. */
+  readonly rounds: number;
+  /** Bytes of guest memory a second while the guest runs; null: as fast as it goes. */
+  readonly bandwidth: number | null;
+  /** Slows the vCPUs down where they write faster than is copied. */
+  readonly autoConverge: boolean;
+  /** Streams that the pages go over: as many as whoever drives the session opens. */
+  readonly streams: number;
+  /** Pages of one message. */
+  readonly batchPages: number;
+}
+
+export const DEFAULT_LIMITS: CopyLimits = {
+  downtimeMs: 300,
+  rounds: 30,
+  bandwidth: null,
+  autoConverge: false,
+  streams: 1,
+  batchPages: 256,
+};
