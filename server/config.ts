@@ -1,6 +1,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { DEFAULT_HOST_CONFIG, type HostConfig } from './kernel/config.js';
 import { POST_MOVE_POLICIES } from './kernel/kvm/post-move/policy.js';
+import type { TlsOptions } from './tls.js';
 
 /** What the daemon was told on its command line. */
 export interface DaemonConfig {
@@ -10,6 +11,21 @@ export interface DaemonConfig {
   /** Every lock point is a scheduling point, in an order that follows from the seed. */
   readonly preemptAtLocks: boolean;
   readonly host: HostConfig;
+  /** Null: connections are in the clear. */
+  readonly tls: TlsOptions | null;
+  readonly migration: MigrationConfig;
+}
+
+/** What the daemon is to those that it exchanges guests with. */
+export interface MigrationConfig {
+  /** Where identity and ledger are kept; null: both end with the daemon. */
+  readonly stateDir: string | null;
+  /** Fingerprints of the daemons that may be at the other end. */
+  readonly peers: readonly string[];
+  /** Where others can dial it, `host:port`; null: where it listens. */
+  readonly advertise: string | null;
+  /** Frames go as they are, and nobody proves anything. */
+  readonly unsealed: boolean;
 }
 
 const DEFAULT_LISTEN = '127.0.0.1:7341';
@@ -34,6 +50,13 @@ const address = (text: string): string => {
   throw new InvalidArgumentError(`'${text}' is not HOST:PORT, for example 127.0.0.1:0.`);
 };
 
+/** SHA-256, as the daemon prints it or as `openssl x509 -fingerprint` does. An option that can be given several times. */
+const fingerprint = (text: string, before: readonly string[]): readonly string[] => {
+  const hex = text.replaceAll(':', '').toLowerCase();
+  if (/^[\da-f]{64}$/.test(hex)) return [...before, hex];
+  throw new InvalidArgumentError(`'${text}' is not a SHA-256 of 64 hex digits.`);
+};
+
 /** True for the addresses that only this machine can reach. */
 export const isLoopback = (host: string): boolean => /^(127\.|localhost$|\[?::1\]?$|\[?::ffff:127\.)/.test(host);
 
@@ -53,12 +76,28 @@ interface Options {
   snpMove: HostConfig['snpMove'];
   preemptAtLocks: boolean;
   logLevel: string;
+  stateDir?: string;
+  peer: readonly string[];
+  advertise?: string;
+  tlsCert?: string;
+  tlsKey?: string;
+  tlsCa?: string;
+  tlsPeer: readonly string[];
+  migrationUnsealed: boolean;
 }
+
+/** Mutual TLS or none: half of it would protect nothing. */
+const tlsOptions = (command: Command, { tlsCert, tlsKey, tlsCa, tlsPeer }: Options): TlsOptions | null => {
+  if (tlsCert !== undefined && tlsKey !== undefined && tlsCa !== undefined)
+    return { cert: tlsCert, key: tlsKey, ca: tlsCa, peers: tlsPeer };
+  if (tlsCert === undefined && tlsKey === undefined && tlsCa === undefined && tlsPeer.length === 0) return null;
+  return command.error('error: TLS needs --tls-cert, --tls-key and --tls-ca');
+};
 
 /** Reads the command line of `simkvmd`; prints help or what is wrong and ends the process where that is asked for. */
 export const parseConfig = (argv: readonly string[], version: string): DaemonConfig => {
   const defaults = DEFAULT_HOST_CONFIG;
-  const options = new Command('simkvmd')
+  const command = new Command('simkvmd')
     .description('A simulated Linux/KVM host for confidential VMs, served over gRPC.')
     .version(version)
     .option('--listen <host:port>', 'address to listen on; port 0 lets the system pick', address, DEFAULT_LISTEN)
@@ -80,14 +119,27 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
     .addOption(
       new Option('--snp-move <mode>', 'move of an SEV-SNP guest').choices(['refuse', 'as_code']).default(defaults.snpMove),
     )
+    .option('--state-dir <directory>', 'where the daemon keeps its identity and whose guests it has committed to')
+    .option('--peer <fingerprint>', 'a daemon that guests are exchanged with (repeatable)', fingerprint, [])
+    .option('--advertise <host:port>', 'where other daemons can dial this one, if not where it listens', address)
+    .option('--tls-cert <file>', 'certificate of this daemon (PEM): all connections are mutual TLS')
+    .option('--tls-key <file>', 'its private key (PEM)')
+    .option('--tls-ca <file>', 'authorities that vouch for callers and for other daemons (PEM)')
+    .option(
+      '--tls-peer <fingerprint>',
+      'SHA-256 of the certificate of a daemon that guests are exchanged with (repeatable)',
+      fingerprint,
+      [],
+    )
+    .option('--migration-unsealed', 'DANGEROUS, for tests: guests travel as they are, to and from anybody', false)
     .option('--preempt-at-locks', 'let calls overtake each other at every lock, in an order that follows from the seed', false)
     .addOption(
       new Option('--log-level <level>', 'least level that is logged')
         .choices(['debug', 'info', 'warn', 'error', 'silent'])
         .default('info'),
     )
-    .parse([...argv])
-    .opts<Options>();
+    .parse([...argv]);
+  const options = command.opts<Options>();
   return {
     listen: options.listen,
     logLevel: options.logLevel,
@@ -104,6 +156,13 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
       dismantleReleasesIrqfds: options.dismantleReleasesIrqfds,
       snpMove: options.snpMove,
       costFactors: {},
+    },
+    tls: tlsOptions(command, options),
+    migration: {
+      stateDir: options.stateDir ?? null,
+      peers: options.peer,
+      advertise: options.advertise ?? null,
+      unsealed: options.migrationUnsealed,
     },
   };
 };

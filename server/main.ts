@@ -1,14 +1,17 @@
 import { randomUUID } from 'node:crypto';
 import { type Logger, pino } from 'pino';
-import { isLoopback, parseConfig } from './config.js';
+import { isLoopback, type MigrationConfig, parseConfig } from './config.js';
 import { createEntropy } from './hardware/entropy.js';
 import { createHost } from './kernel/kvm/host.js';
 import { type PickNext, Scheduler } from './kernel/sched/scheduler.js';
+import { createIdentity, fingerprint } from './migration/identity.js';
 import type { Host } from './rpc/call.js';
-import { createVolatileMigrationHost } from './rpc/migration/migration-host.js';
+import { createVolatileMigrationHost, type MigrationHost } from './rpc/migration/migration-host.js';
 import { ProcessRegistry } from './rpc/process-registry.js';
 import { startPump } from './rpc/pump.js';
 import { createServer, listen } from './rpc/server.js';
+import { openStateDir } from './state-dir/state-dir.js';
+import { loadTls, type Tls } from './tls.js';
 import { VERSION } from './version.js';
 
 /** As many CPUs would make it: whoever comes to a lock may be overtaken there. */
@@ -20,6 +23,21 @@ const preemptiveScheduler = (seed: string): Scheduler => {
 
 const callLog = (log: Logger): Host['log'] => (log.isLevelEnabled('debug') ? (call) => log.debug(call, 'call') : null);
 
+/** What this daemon is to others; with a state directory it is the same at every start. */
+const migrationHost = ({ stateDir, peers, advertise, unsealed }: MigrationConfig, tls: Tls | null): MigrationHost => {
+  const state = stateDir === null ? null : openStateDir(stateDir);
+  if (state !== null) process.on('exit', () => state.close());
+  return {
+    ...createVolatileMigrationHost(),
+    ...(state === null ? {} : { identity: createIdentity(state.identitySeed), ledger: state.ledger }),
+    peers: new Set(peers),
+    advertise,
+    tls: tls?.channel ?? null,
+    tlsPeers: tls?.peers ?? null,
+    unsealed,
+  };
+};
+
 const main = async (): Promise<void> => {
   const config = parseConfig(process.argv, VERSION);
   const log = pino({ level: config.logLevel }, pino.destination({ fd: 2, sync: true }));
@@ -29,7 +47,8 @@ const main = async (): Promise<void> => {
     ...(config.preemptAtLocks ? { scheduler: preemptiveScheduler(config.host.seed) } : {}),
   });
   startPump(kernel);
-  const migration = createVolatileMigrationHost();
+  const tls = config.tls === null ? null : loadTls(config.tls);
+  const migration = migrationHost(config.migration, tls);
   const server = createServer({
     kernel,
     processes: new ProcessRegistry(kernel),
@@ -40,11 +59,15 @@ const main = async (): Promise<void> => {
   });
 
   const host = config.listen.slice(0, config.listen.lastIndexOf(':'));
-  if (!isLoopback(host)) log.warn({ listen: config.listen }, 'listening beyond loopback: whoever reaches the port may use it');
-  const port = await listen(server, config.listen);
-  migration.advertise = `${host}:${port}`;
+  if (!isLoopback(host) && tls === null)
+    log.warn({ listen: config.listen }, 'listening beyond loopback: whoever reaches the port may use it');
+  if (migration.unsealed)
+    log.warn('--migration-unsealed: guests are taken from anybody, and whoever carries them may change them');
+  const port = await listen(server, config.listen, tls?.server);
+  migration.advertise ??= `${host}:${port}`;
   process.stdout.write(`simkvmd listening on ${host}:${port}\n`);
-  log.info({ listen: `${host}:${port}`, vendor: config.host.vendor, seed: config.host.seed }, 'ready');
+  const identity = fingerprint(migration.identity.publicKey);
+  log.info({ listen: `${host}:${port}`, vendor: config.host.vendor, seed: config.host.seed, identity }, 'ready');
 
   const stop = (): void => {
     server.forceShutdown();

@@ -77,9 +77,11 @@ export const createServer = (host: Host): Server => {
 };
 
 /** Binds the server. Resolves to the port, which the system picks where `address` says 0. */
-export const listen = (server: Server, address: string): Promise<number> =>
+export const listen = (
+  server: Server,
+  address: string,
+  credentials: ServerCredentials = ServerCredentials.createInsecure(),
+): Promise<number> =>
   new Promise((resolve, reject) => {
-    server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) =>
-      error === null ? resolve(port) : reject(error),
-    );
+    server.bindAsync(address, credentials, (error, port) => (error === null ? resolve(port) : reject(error)));
   });

@@ -1,0 +1,142 @@
+import { closeSync, existsSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import type { Ledger, LedgerEntry } from '../migration/ledger.js';
+import { replaceFile } from './durable-file.js';
+
+/** A line of the file, as JSON. The first one names the store. */
+type Line =
+  | { readonly kind: 'store'; readonly id: string }
+  | LedgerEntry
+  /** The commit of the session need not be remembered any more. */
+  | { readonly kind: 'forgotten'; readonly session: string };
+
+const lineOf = (line: Line): string => `${JSON.stringify(line)}\n`;
+
+const parse = (text: string): Line | null => {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return null;
+  }
+  if (typeof value !== 'object' || value === null || !('kind' in value)) return null;
+  const { kind } = value;
+  if (kind === 'store') return 'id' in value && typeof value.id === 'string' ? { kind, id: value.id } : null;
+  if (!('session' in value) || typeof value.session !== 'string') return null;
+  const { session } = value;
+  if (kind === 'committed' || kind === 'forgotten') return { kind, session };
+  if (kind !== 'overridden' || !('decision' in value)) return null;
+  const { decision } = value;
+  return decision === 'run' || decision === 'discard' ? { kind, session, decision } : null;
+};
+
+/** What a ledger says. */
+interface Contents {
+  readonly id: string;
+  readonly committed: Set<string>;
+  /** Kept for as long as the store: an operator's decision is evidence. */
+  readonly overridden: LedgerEntry[];
+}
+
+/**
+ * Reads a ledger. What the daemon was writing when it was killed may be there in part, behind the last end of a line; nobody
+ * has been told of it, so it is left out.
+ * @throws Error where anything else is damaged: what is missing may be a Commit, and a guest would run twice
+ */
+const read = (path: string): Contents => {
+  const [first, ...rest] = readFileSync(path, 'utf8').split('\n').slice(0, -1).map(parse);
+  if (first?.kind !== 'store') throw new Error(`${path} is not a ledger`);
+  const committed = new Set<string>();
+  const overridden: LedgerEntry[] = [];
+  for (const [index, line] of rest.entries()) {
+    if (line?.kind === 'committed') committed.add(line.session);
+    else if (line?.kind === 'forgotten') committed.delete(line.session);
+    else if (line?.kind === 'overridden') overridden.push(line);
+    else throw new Error(`${path} is damaged at line ${index + 2}`);
+  }
+  return { id: first.id, committed, overridden };
+};
+
+/** The ledger in a file: lines that are only ever added to, but for the start of a daemon, which leaves out the obsolete. */
+export class LedgerFile implements Ledger {
+  readonly id: string;
+  private readonly committed: Set<string>;
+  private readonly fd: number;
+  /** Bytes that are known to be good. */
+  private length: number;
+  private broken: Error | null = null;
+
+  private constructor(
+    private readonly path: string,
+    { id, committed, overridden }: Contents,
+  ) {
+    this.id = id;
+    this.committed = committed;
+    const kept: Line[] = [{ kind: 'store', id }, ...overridden];
+    for (const session of committed) kept.push({ kind: 'committed', session });
+    const text = kept.map(lineOf).join('');
+    replaceFile(path, text);
+    this.length = Buffer.byteLength(text);
+    this.fd = openSync(path, 'a');
+  }
+
+  /**
+   * @param newId of the store, if there is none at `path` yet
+   * @throws Error if what is there is no ledger, or is damaged before its end
+   */
+  static open(path: string, newId: () => string): LedgerFile {
+    return new LedgerFile(path, existsSync(path) ? read(path) : { id: newId(), committed: new Set(), overridden: [] });
+  }
+
+  /** @throws Error if it cannot be written; then it is not in the file, and nothing can be recorded any more */
+  record(entry: LedgerEntry): void {
+    this.append(entry);
+    try {
+      fsyncSync(this.fd);
+    } catch (error) {
+      throw this.fail(error, this.length);
+    }
+    this.length += Buffer.byteLength(lineOf(entry));
+    if (entry.kind === 'committed') this.committed.add(entry.session);
+  }
+
+  hasCommitted(session: string): boolean {
+    return this.committed.has(session);
+  }
+
+  /** Reaches the disk some time: a record too many is only kept for longer. */
+  forget(session: string): void {
+    if (!this.committed.delete(session)) return;
+    const line: Line = { kind: 'forgotten', session };
+    this.append(line);
+    this.length += Buffer.byteLength(lineOf(line));
+  }
+
+  close(): void {
+    closeSync(this.fd);
+  }
+
+  private append(line: Line): void {
+    if (this.broken !== null) throw this.broken;
+    const bytes = Buffer.from(lineOf(line));
+    try {
+      for (let written = 0; written < bytes.length; ) written += writeSync(this.fd, bytes, written);
+    } catch (error) {
+      throw this.fail(error, this.length);
+    }
+  }
+
+  /**
+   * Takes back what has come into the file: the caller is told that it is not there. After fsync has failed nobody knows
+   * what is on disk, so that the next entry could not be trusted either.
+   */
+  private fail(error: unknown, length: number): Error {
+    const reason = error instanceof Error ? error.message : String(error);
+    this.broken = new Error(`${this.path} cannot be written: ${reason}`, { cause: error });
+    try {
+      ftruncateSync(this.fd, length);
+    } catch {
+      // The disk does not answer at all; the torn line is left out at the next start.
+    }
+    return this.broken;
+  }
+}
