@@ -48,6 +48,9 @@ const GENERAL: InstructionGroup = {
   ...fpu,
 };
 
+/** The subset, as the decoder library names it, in alphabetical order. */
+export const mnemonics: readonly string[] = [...new Set([...Object.keys(GENERAL), ...Object.keys(sseGroup)])].sort();
+
 /** MOVSD and CMPSD name a string instruction and an SSE one. */
 const usesXmm = (instruction: Instruction): boolean => instruction.operands.some((operand) => operand.kind === 'xmm');
 
