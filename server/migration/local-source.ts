@@ -32,7 +32,7 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
   const done: Progress = { begun: false, fenced: false, owed: null, pause: null };
   const letGo = (): void => {
     done.owed?.end();
-    vm.arch.throttle = null;
+    CpuThrottle.end(vm);
     kernel.work(`end of migration ${session}`, (current) => vm.put(current));
   };
 

@@ -1,4 +1,5 @@
 import type { Vcpu } from './vcpu.js';
+import type { Vm } from './vm.js';
 
 /** Shorter absences than this are saved up: the host's timers are no finer. */
 const SHORTEST_NS = 1_000_000n;
@@ -14,6 +15,13 @@ export class CpuThrottle {
 
   /** @param percent of a vCPU's time, 1 to 99 */
   constructor(private readonly percent: number) {}
+
+  /** Those that stay out come back at once. */
+  static end(vm: Vm): void {
+    if (vm.arch.throttle === null) return;
+    vm.arch.throttle = null;
+    for (const { arch } of vm.vcpus) arch.kick();
+  }
 
   /** A vCPU was in the guest for so long. */
   ran(vcpu: Vcpu, ns: bigint): void {
