@@ -5,7 +5,13 @@
  */
 const { readFileSync, writeFileSync, existsSync } = require('node:fs');
 const { dirname, join } = require('node:path');
+const { setFlagsFromString } = require('node:v8');
 const { Script } = require('node:vm');
+
+// Between two collections the old generation may grow to twice what is alive, not to four times: what node:http2 keeps of a
+// call outlives the young one, and would be most of the memory of a daemon with thousands of VMs. Flags are part of what a
+// code cache is checked against, so this comes before the script.
+setFlagsFromString('--heap-growing-percent=100');
 
 const filename = join(__dirname, 'simkvmd.bundle.js');
 const cacheFile = `${filename}.cache`;
