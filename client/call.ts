@@ -1,7 +1,7 @@
 import { status } from '@grpc/grpc-js';
 import { type KvmError, transportError } from './kvm-error.js';
 import type { RequestIds } from './request-ids.js';
-import type { CallHeaders, CallLimits, ClientMethod, Reply, Transport } from './transport.js';
+import type { CallHeaders, CallLimits, ClientMethod, Duplex, Reply, Transport } from './transport.js';
 
 /** Milliseconds that a call may take, unless told otherwise. */
 const TIMEOUT_MS = 30_000;
@@ -87,6 +87,11 @@ export class Caller {
     requests: AsyncIterable<ReqInit> | Iterable<ReqInit>,
   ): Promise<Reply<Res>> {
     return this.transport.clientStream(method, requests, this.headers(null), this.limits(null));
+  }
+
+  /** A call with a stream each way. It has no deadline of its own. */
+  duplex<ReqInit, Res>(method: ClientMethod<ReqInit, Res>): Duplex<ReqInit, Res> {
+    return this.transport.duplex(method, this.headers(null), this.limits(ENDLESS));
   }
 
   /**

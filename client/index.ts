@@ -31,6 +31,8 @@ export {
   KvmX86Group,
   KvmX86SevAttribute,
   KvmX86VmType,
+  MigrationHalf,
+  MigrationStanding,
   SevCmdId,
   SevGuestState,
   SevPolicyBit,
@@ -54,14 +56,31 @@ export { Kvm } from './kvm.js';
 export { type DeathCause, KvmError } from './kvm-error.js';
 export type { ProcessEnd, ProcessEvent } from './lease.js';
 export { type Loaded, Memory, type MmapOptions } from './memory.js';
+export {
+  type Migrated,
+  type MigrateOptions,
+  type MigrationAddress,
+  type MigrationEnd,
+  migrate,
+  type ReceiveOptions,
+  receiveVm,
+  type SendOptions,
+  sendVm,
+  validateMigration,
+} from './migrate.js';
 export { type MovePhase, moveContext, validateMove } from './migration.js';
+export { MigrationError } from './migration-error.js';
+export { type Decision, introduce, Migrations } from './migrations.js';
 export type { Answer, Outcome, Refusal } from './outcome.js';
 export { POST_MOVE_POLICIES, type PostMovePolicyName } from './post-move-policy.js';
 export { type IoctlArgument, Process, type Receiver, type SignalTarget } from './process.js';
+export type { ReceivedGuest } from './received-guest.js';
+export { type RelayOptions, relayMigration } from './relay.js';
 export { Sev } from './sev.js';
 export { SevPlatform } from './sev-platform.js';
 export { type AttachOptions, type ConnectOptions, DEFAULT_TARGET, SimKvm } from './sim-kvm.js';
 export { TOLERATED_IOCTLS, type TolerantVm, tolerateMigratedVm } from './tolerate-migrated-vm.js';
+export type { ClientTls } from './transports/unary.js';
 export * from './uapi.js';
 export { Vcpu } from './vcpu.js';
 export type { VcpuExit } from './vcpu-exit.js';

@@ -4,11 +4,12 @@ import { Caller } from './call.js';
 import { Host } from './host.js';
 import { KeyDistribution } from './key-distribution.js';
 import { Lease } from './lease.js';
+import { Migrations } from './migrations.js';
 import { Process, processOf } from './process.js';
 import { RequestIds } from './request-ids.js';
 import { type CallingObject, syscall, valueOrThrow } from './syscall.js';
 import type { Transport } from './transport.js';
-import { UnaryTransport } from './transports/unary.js';
+import { type ClientTls, UnaryTransport } from './transports/unary.js';
 
 /** Where `simkvmd` listens unless told otherwise. */
 export const DEFAULT_TARGET = '127.0.0.1:7341';
@@ -21,6 +22,11 @@ export interface ConnectOptions {
    * @default 30_000
    */
   readonly timeoutMs?: number;
+  /**
+   * Certificates, for a daemon that was started with `--tls-cert`.
+   * @default none: in the clear
+   */
+  readonly tls?: ClientTls;
 }
 
 /** What process to become. */
@@ -68,6 +74,8 @@ export class SimKvm implements AsyncDisposable {
   readonly host: Host;
   /** AMD's key distribution service, as a verifier asks it for certificates. */
   readonly keyDistribution: KeyDistribution;
+  /** Migrations between this host and others. */
+  readonly migrations: Migrations;
   /** The host's init process, pid 1: calls that name no process are its own. */
   readonly init: Process;
 
@@ -75,6 +83,7 @@ export class SimKvm implements AsyncDisposable {
     const caller = new Caller(transport, { token: null, ids: null });
     this.host = new Host(caller);
     this.keyDistribution = new KeyDistribution(caller);
+    this.migrations = new Migrations(caller);
     this.init = new Process(caller, 1, '1', null);
   }
 
@@ -82,8 +91,8 @@ export class SimKvm implements AsyncDisposable {
    * Connects to the daemon at `target`.
    * @throws KvmError with code UNAVAILABLE if none answers in time
    */
-  static async connect(target: string = DEFAULT_TARGET, { timeoutMs }: ConnectOptions = {}): Promise<SimKvm> {
-    return new SimKvm(await UnaryTransport.connect(target, timeoutMs ?? CONNECT_TIMEOUT_MS));
+  static async connect(target: string = DEFAULT_TARGET, { timeoutMs, tls }: ConnectOptions = {}): Promise<SimKvm> {
+    return new SimKvm(await UnaryTransport.connect(target, timeoutMs ?? CONNECT_TIMEOUT_MS, tls));
   }
 
   /** Makes a process that lives until it is disposed of, or this program ends. */

@@ -34,12 +34,23 @@ export interface CallLimits {
   readonly signal: AbortSignal | null;
 }
 
+/** A call with a stream each way. Reading it gives what the host says; it throws KvmError, and cancels the call when it is left. */
+export interface Duplex<ReqInit, Res> extends AsyncIterable<Res> {
+  /** Resolves when there is room for the next message. After the call is over it does nothing. */
+  send(request: ReqInit): Promise<void>;
+  /** Says that nothing more will be sent. */
+  end(): void;
+  cancel(): void;
+}
+
 /**
  * The way of a call to the host. There may be several; nothing above knows which one it is.
  *
  * Calls never reject: a failure, the kernel's or the transport's, is the reply's `error`. Streams throw a KvmError.
  */
 export interface Transport {
+  /** Where the host is, `host:port`. */
+  readonly target: string;
   unary<ReqInit, Res>(
     method: ClientMethod<ReqInit, Res>,
     request: ReqInit,
@@ -58,5 +69,6 @@ export interface Transport {
     headers: CallHeaders,
     limits: CallLimits,
   ): Promise<Reply<Res>>;
+  duplex<ReqInit, Res>(method: ClientMethod<ReqInit, Res>, headers: CallHeaders, limits: CallLimits): Duplex<ReqInit, Res>;
   close(): void;
 }

@@ -1,4 +1,5 @@
 import {
+  type ChannelCredentials,
   type ChannelInterface,
   Client,
   connectivityState,
@@ -8,7 +9,8 @@ import {
   status,
 } from '@grpc/grpc-js';
 import { failedReply, statusReply, transportError } from '../kvm-error.js';
-import type { CallHeaders, CallLimits, ClientMethod, Reply, Transport } from '../transport.js';
+import type { CallHeaders, CallLimits, ClientMethod, Duplex, Reply, Transport } from '../transport.js';
+import { GrpcDuplex } from './duplex.js';
 
 const KEEPALIVE_MS = 30_000;
 const KEEPALIVE_TIMEOUT_MS = 15_000;
@@ -16,6 +18,15 @@ const KEEPALIVE_TIMEOUT_MS = 15_000;
 const WINDOW_BYTES = 8 * 2 ** 20;
 /** A chunk of 1 MiB and what surrounds it. */
 const MESSAGE_MAX = 4 * 2 ** 20;
+
+/** How to speak to a host that was started with `--tls-cert`. All PEM: the text, and not the name of a file. */
+export interface ClientTls {
+  /** Authorities that vouch for the host. */
+  readonly ca: string | Uint8Array;
+  /** The certificate of whoever calls, and its private key: the host wants to see one. */
+  readonly cert: string | Uint8Array;
+  readonly key: string | Uint8Array;
+}
 
 const OPTIONS = {
   'grpc.keepalive_time_ms': KEEPALIVE_MS,
@@ -31,6 +42,11 @@ const OPTIONS = {
   // Connections of two clients in one program are as separate as those of two programs.
   'grpc.use_local_subchannel_pool': 1,
 };
+
+const bytesOf = (pem: string | Uint8Array | undefined): Buffer | null => (pem === undefined ? null : Buffer.from(pem));
+
+const credentialsOf = (tls: ClientTls | null): ChannelCredentials =>
+  tls === null ? credentials.createInsecure() : credentials.createSsl(bytesOf(tls.ca), bytesOf(tls.key), bytesOf(tls.cert));
 
 const metadataOf = ({ process, thread, requestId, acknowledge }: CallHeaders): Metadata => {
   const metadata = new Metadata();
@@ -109,7 +125,10 @@ const stateChanges = (channel: ChannelInterface, state: connectivityState, deadl
 export class UnaryTransport implements Transport {
   private readonly channel: ChannelInterface;
 
-  private constructor(private readonly client: Client) {
+  private constructor(
+    readonly target: string,
+    private readonly client: Client,
+  ) {
     this.channel = client.getChannel();
   }
 
@@ -117,13 +136,13 @@ export class UnaryTransport implements Transport {
    * @param target `host:port`
    * @throws KvmError with code UNAVAILABLE if nothing listens there, or does not answer within `timeoutMs`
    */
-  static async connect(target: string, timeoutMs: number): Promise<UnaryTransport> {
-    const client = new Client(target, credentials.createInsecure(), OPTIONS);
+  static async connect(target: string, timeoutMs: number, tls: ClientTls | null = null): Promise<UnaryTransport> {
+    const client = new Client(target, credentialsOf(tls), OPTIONS);
     const channel = client.getChannel();
     const deadline = Date.now() + timeoutMs;
     for (;;) {
       const state = channel.getConnectivityState(true);
-      if (state === connectivityState.READY) return new UnaryTransport(client);
+      if (state === connectivityState.READY) return new UnaryTransport(target, client);
       if (state === connectivityState.TRANSIENT_FAILURE || !(await stateChanges(channel, state, deadline))) break;
     }
     client.close();
@@ -230,6 +249,19 @@ export class UnaryTransport implements Transport {
         stream.cancel();
       });
     });
+  }
+
+  duplex<ReqInit, Res>(method: ClientMethod<ReqInit, Res>, headers: CallHeaders, limits: CallLimits): Duplex<ReqInit, Res> {
+    const stream = this.client.makeBidiStreamRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      metadataOf(headers),
+      optionsOf(limits),
+    );
+    const { signal } = limits;
+    const settled = signal === null ? () => {} : cancelOn(signal, () => stream.cancel());
+    return new GrpcDuplex(method, stream, settled);
   }
 
   close(): void {

@@ -7,8 +7,11 @@ import { Host } from '../../../client/host.js';
 import { keyDistributionCalls } from '../../../client/key-distribution.js';
 import { kvmCalls } from '../../../client/kvm.js';
 import { memoryCalls } from '../../../client/memory.js';
+import { receiveVm, sendVm } from '../../../client/migrate.js';
 import { moveContext, validateMove } from '../../../client/migration.js';
+import { migrationCalls } from '../../../client/migrations.js';
 import { Process, processCalls } from '../../../client/process.js';
+import { relayMigration } from '../../../client/relay.js';
 import { sevCalls } from '../../../client/sev.js';
 import { sevPlatformCalls } from '../../../client/sev-platform.js';
 import { SimKvm } from '../../../client/sim-kvm.js';
@@ -38,7 +41,7 @@ describe('every RPC of the contract', () => {
       const simkvm = new SimKvm(transport);
       const { host } = simkvm;
       const onDescriptors = [vmCalls, sevCalls, vcpuCalls, kvmCalls, deviceCalls, fileCalls, eventFdCalls, sevPlatformCalls];
-      const tables = [...onDescriptors, keyDistributionCalls];
+      const tables = [...onDescriptors, keyDistributionCalls, migrationCalls];
       const calls = tables.flatMap((table) => Object.values(table).map((call) => Reflect.apply(call, undefined, [vm])));
       return [
         ...calls,
@@ -68,6 +71,11 @@ describe('every RPC of the contract', () => {
         drain(process.caller.serverStream(SERVICES.EventFdService.watch, { fd: 3 })),
         drain(moveContext(new Vm(caller, new Descriptor(5)), 4)),
         validateMove(new Vm(caller, new Descriptor(5)), 4),
+        sendVm(new Vm(caller, new Descriptor(5))),
+        receiveVm(process),
+        relayMigration({ session: 's', source: vm, destination: process }),
+        simkvm.migrations.list(),
+        drain(simkvm.migrations.watch('s')),
         simkvm.attach(),
         simkvm.spawn(),
         host.getHost(),

@@ -2,7 +2,7 @@ import { Metadata, status } from '@grpc/grpc-js';
 import { Caller, type CallOptions } from '../../../client/call.js';
 import { failedReply } from '../../../client/kvm-error.js';
 import { RequestIds } from '../../../client/request-ids.js';
-import type { CallHeaders, CallLimits, ClientMethod, Reply, Transport } from '../../../client/transport.js';
+import type { CallHeaders, CallLimits, ClientMethod, Duplex, Reply, Transport } from '../../../client/transport.js';
 import { ErrorInfo, Status } from '../../../gen/messages.js';
 
 /** A call as it left the client. */
@@ -15,7 +15,12 @@ export interface SentCall {
 }
 
 /** What a host says to a call: bytes of a response, or a failure. */
-export type FakeAnswer = { readonly response: Buffer } | { readonly failure: FakeFailure } | 'silence';
+export type FakeAnswer =
+  | { readonly response: Buffer }
+  /** Of a stream. */
+  | { readonly responses: readonly Buffer[] }
+  | { readonly failure: FakeFailure }
+  | 'silence';
 
 /** A failure as gRPC carries it. */
 export interface FakeFailure {
@@ -50,6 +55,7 @@ export const zero: FakeAnswer = { response: Buffer.alloc(0) };
 
 /** A host made of a function. */
 export class FakeTransport implements Transport {
+  readonly target: string = 'fake:1';
   readonly sent: SentCall[] = [];
   closed = false;
 
@@ -66,6 +72,7 @@ export class FakeTransport implements Transport {
     const answer = await this.answer(call);
     if (answer === 'silence') return this.cancelled(method, limits);
     if ('failure' in answer) return failedReply(serviceError(answer.failure), method);
+    if ('responses' in answer) throw new Error(`${method.path} is no stream`);
     return { error: null, response: method.responseDeserialize(answer.response) };
   }
 
@@ -85,9 +92,13 @@ export class FakeTransport implements Transport {
     headers: CallHeaders,
     limits: CallLimits,
   ): AsyncIterable<Res> {
-    const { error, response } = await this.unary(method, request, headers, limits);
-    if (error !== null) throw error;
-    yield response;
+    const call = { path: method.path, request: method.requestSerialize(request), headers, limits };
+    this.sent.push(call);
+    const answer = await this.answer(call);
+    if (answer === 'silence') throw (await this.cancelled(method, limits)).error;
+    if ('failure' in answer) throw failedReply(serviceError(answer.failure), method).error;
+    const responses = 'responses' in answer ? answer.responses : [answer.response];
+    for (const response of responses) yield method.responseDeserialize(response);
   }
 
   async clientStream<ReqInit, Res>(
@@ -100,6 +111,17 @@ export class FakeTransport implements Transport {
     for await (const request of requests) reply = await this.unary(method, request, headers, limits);
     if (reply === null) throw new Error('a stream without a message');
     return reply;
+  }
+
+  /** A stream that takes what is sent, and that the host ends without a word. */
+  duplex<ReqInit, Res>(method: ClientMethod<ReqInit, Res>, headers: CallHeaders, limits: CallLimits): Duplex<ReqInit, Res> {
+    return {
+      send: async (request) =>
+        void this.sent.push({ path: method.path, request: method.requestSerialize(request), headers, limits }),
+      end: () => {},
+      cancel: () => {},
+      async *[Symbol.asyncIterator]() {},
+    };
   }
 
   close(): void {

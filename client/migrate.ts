@@ -1,0 +1,253 @@
+import {
+  type Migration,
+  type MigrationLimitsInit,
+  type MigrationProgress,
+  MigrationStanding,
+  type ReceiveVmRequestInit,
+  type ReceiveVmResponse,
+  type SendVmRequestInit,
+  type SendVmResponse,
+  type Verdict,
+} from '../gen/messages.js';
+import { MigrationService } from '../gen/services.js';
+import { MigrationError } from './migration-error.js';
+import { Migrations } from './migrations.js';
+import { Process } from './process.js';
+import { type ReceivedGuest, receivedGuest } from './received-guest.js';
+import { relayMigration } from './relay.js';
+import { type CallingObject, type FdObject, present, syscall, valueOrThrow } from './syscall.js';
+import type { Vm } from './vm.js';
+
+/** How long what has been carried may have to reach both hosts, after one of them has said how a migration ended. */
+const CONCLUSION_MS = 5_000;
+
+/** A process of another host, where that one's daemon is to be dialled at an address of its own. */
+export interface MigrationAddress {
+  /** `host:port`, as the daemon at the other end sees it. */
+  readonly address: string;
+  /** The process, or its token. */
+  readonly process: Process | string;
+}
+
+/** The other end: a process of another connection, whose daemon is dialled where this program has dialled it, or elsewhere. */
+export type MigrationEnd = Process | MigrationAddress;
+
+/** What both forms of starting a migration take. */
+interface SessionOptions {
+  /**
+   * Number of the session: 1 to 64 letters, digits, dots, dashes and underscores.
+   * @default one that the daemon picks
+   */
+  readonly session?: string;
+  /**
+   * How long to go on copying, and what that may take.
+   * @default 300 ms of downtime, 30 rounds, one stream, as fast as it goes
+   */
+  readonly limits?: MigrationLimitsInit;
+}
+
+/** How to move a guest to another host. */
+export interface MigrateOptions extends SessionOptions {
+  /** The process that is to own it. */
+  readonly to: MigrationEnd;
+  /** Told of every change, and several times a second while memory is copied. */
+  readonly onProgress?: (migration: Migration) => void;
+  /** Gives the migration up; the promise rejects once it is certain that the guest has stayed, and resolves if it was too late. */
+  readonly signal?: AbortSignal;
+  /**
+   * The source pushes, and does not let the destination pull, which is faster.
+   * @default false: it pushes only where the destination cannot reach it
+   */
+  readonly push?: boolean;
+  /**
+   * This program carries what the daemons say, which cannot reach each other; it can neither read nor change it. `to` is a
+   * Process then.
+   * @default false
+   */
+  readonly relay?: boolean;
+}
+
+/** A guest that has moved. */
+export interface Migrated {
+  readonly session: string;
+  /** Rounds, pages, bytes, downtime. */
+  readonly statistics: MigrationProgress;
+}
+
+const send = syscall(
+  MigrationService.sendVm,
+  (_self: CallingObject, request: SendVmRequestInit) => request,
+  (response: SendVmResponse) => response,
+);
+
+const receive = syscall(
+  MigrationService.receiveVm,
+  (_self: CallingObject, request: ReceiveVmRequestInit) => request,
+  (response: ReceiveVmResponse) => response,
+);
+
+const peerOf = (end: MigrationEnd): { address: string; process: string } =>
+  end instanceof Process
+    ? { address: end.caller.transport.target, process: end.token }
+    : { address: end.address, process: typeof end.process === 'string' ? end.process : end.process.token };
+
+const processOf = (end: MigrationEnd): Process | null => {
+  if (end instanceof Process) return end;
+  return typeof end.process === 'string' ? null : end.process;
+};
+
+/** How to send a guest without waiting for it. */
+export interface SendOptions extends SessionOptions {
+  /** @default nobody is told: the session waits for whoever comes */
+  readonly to?: MigrationEnd;
+  /** @default false */
+  readonly push?: boolean;
+}
+
+/**
+ * SendVm: begins to send a VM, and gives the session's number. `migrations.watch` tells how it goes.
+ * @throws KvmError EBADF, EINVAL (the guest cannot be sent; `reason` says why), EIO (the VM is dead), EBUSY (it is being sent
+ * already), EACCES (the peer is not on the list), EHOSTUNREACH (nobody answers)
+ */
+export const sendVm = async (vm: FdObject, { session, to, limits, push }: SendOptions = {}): Promise<string> => {
+  const request = { fd: vm.fd, session, to: to === undefined ? undefined : peerOf(to), limits, push };
+  return valueOrThrow(await send(vm, request)).session;
+};
+
+/** How to receive a guest without waiting for it. */
+export interface ReceiveOptions extends SessionOptions {
+  /** Where the guest is. @default the session waits for whoever comes */
+  readonly from?: MigrationEnd;
+  /** The VM in the process of `from`, which is told to send it. @default it has been told */
+  readonly vm?: FdObject | number;
+}
+
+/**
+ * ReceiveVm: begins to receive a VM into `process`, and gives the session's number.
+ * @throws KvmError EINVAL, EEXIST (there is such a session), EACCES (the peer is not on the list), EHOSTUNREACH
+ */
+export const receiveVm = async (process: Process, { session, from, vm, limits }: ReceiveOptions = {}): Promise<string> => {
+  const request = {
+    session,
+    from: from === undefined ? undefined : peerOf(from),
+    from_fd: typeof vm === 'object' ? vm.fd : vm,
+    limits,
+  };
+  return valueOrThrow(await receive(process, request)).session;
+};
+
+/** Whether `migrate` would be allowed, by both hosts where `to` is given, and why not. It changes nothing. */
+export const validateMigration = async (vm: FdObject, { to, limits, push }: SendOptions = {}): Promise<Verdict> => {
+  const request = { fd: vm.fd, to: to === undefined ? undefined : peerOf(to), limits, push, validate_only: true };
+  return present(valueOrThrow(await send(vm, request)).verdict, 'verdict');
+};
+
+/** Begins the session on both hosts; neither dials. */
+const beginRelayed = async (vm: Vm, process: Process, { session: wanted, limits }: MigrateOptions): Promise<string> => {
+  const session = await receiveVm(process, { session: wanted });
+  try {
+    return await sendVm(vm, { session, limits });
+  } catch (error) {
+    await new Migrations(process.caller).cancel(session).catch(() => {});
+    throw error;
+  }
+};
+
+/** The source's last word: the guest has gone, or has stayed. */
+const settled = async (source: Migrations, session: string, { onProgress, signal }: MigrateOptions): Promise<Migration> => {
+  const cancel = (): void => void source.try.cancel(session).catch(() => {});
+  signal?.addEventListener('abort', cancel, { once: true });
+  if (signal?.aborted) cancel();
+  try {
+    for await (const migration of source.watch(session)) {
+      onProgress?.(migration);
+      const { standing } = migration;
+      if (standing === MigrationStanding.MIGRATION_STANDING_SENT) return migration;
+      if (standing === MigrationStanding.MIGRATION_STANDING_STAYED) throw new MigrationError(migration, signal?.reason);
+    }
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+  }
+  return present<Migration>(null, 'migration');
+};
+
+/** What the destination's process has got. */
+const arrived = async (process: Process, session: string): Promise<ReceivedGuest> => {
+  for await (const { standing, received } of new Migrations(process.caller).watch(session))
+    if (standing === MigrationStanding.MIGRATION_STANDING_COMMITTED && received !== null) return receivedGuest(process, received);
+  return present<ReceivedGuest>(null, 'received');
+};
+
+const migrateBy = async (
+  vm: Vm,
+  session: string,
+  options: MigrateOptions,
+): Promise<Migrated & { received: ReceivedGuest | null }> => {
+  const { progress } = await settled(new Migrations(vm.caller), session, options);
+  const process = processOf(options.to);
+  const received = process === null ? null : await arrived(process, session);
+  return { session, statistics: present(progress, 'progress'), received };
+};
+
+/** Resolves when both hosts know how a session has ended, or one of them does not answer. */
+const concluded = async (ends: readonly CallingObject[], session: string): Promise<void> => {
+  const signal = AbortSignal.timeout(CONCLUSION_MS);
+  const ended = async ({ caller }: CallingObject): Promise<void> => {
+    for await (const { closed } of new Migrations(caller.with({ signal })).watch(session)) if (closed) return;
+  };
+  await Promise.allSettled(ends.map(ended));
+};
+
+/** The same with this program in between. */
+const migrateRelayed = async (vm: Vm, process: Process, options: MigrateOptions) => {
+  const session = await beginRelayed(vm, process, options);
+  const ends = [vm, process];
+  const over = new AbortController();
+  const streams = options.limits?.streams ?? 1;
+  const relay = relayMigration({ session, source: vm, destination: process, streams, signal: over.signal });
+  // Where a host does not let it in it carries nothing: the guest stays, and the host has said why.
+  const refused = new Promise<never>((_resolve, reject) => {
+    relay.catch(async (error: unknown) => {
+      await Promise.allSettled(ends.map(({ caller }) => new Migrations(caller).cancel(session)));
+      reject(error);
+    });
+  });
+  try {
+    return await Promise.race([migrateBy(vm, session, options), refused]);
+  } finally {
+    await concluded(ends, session);
+    over.abort();
+    await Promise.allSettled([relay]);
+  }
+};
+
+/**
+ * Moves a running guest to a process of another host, and resolves when it runs there: `received` has its objects in that
+ * process. The source is dead then, or what its post-move policy makes of it.
+ *
+ * The two daemons must have been introduced to each other (`introduce`, `--peer`). Memory is copied while the guest runs; then
+ * it is stopped, the rest follows, and the destination becomes its owner. Where the link breaks meanwhile it is dialled
+ * again; as long as the source cannot know whose the guest is, it stays paused, and the promise waits.
+ * @throws MigrationError if the guest has stayed where it was, with the reason; KvmError if the migration could not begin
+ *
+ * @example
+ * ```ts
+ * await introduce(here.migrations, there.migrations);
+ * await using process = await there.attach({ name: 'vmm' });
+ * const { received, statistics } = await migrate(vm, { to: process, onProgress: ({ progress }) => show(progress) });
+ * await received.vcpus[0]?.run();
+ * ```
+ */
+export async function migrate(
+  vm: Vm,
+  options: MigrateOptions & { readonly to: Process | { readonly process: Process } },
+): Promise<Migrated & { readonly received: ReceivedGuest }>;
+export async function migrate(vm: Vm, options: MigrateOptions): Promise<Migrated & { readonly received: ReceivedGuest | null }>;
+export async function migrate(vm: Vm, options: MigrateOptions): Promise<Migrated & { readonly received: ReceivedGuest | null }> {
+  const { to, relay = false } = options;
+  options.signal?.throwIfAborted();
+  if (!relay) return migrateBy(vm, await sendVm(vm, options), options);
+  const process = processOf(to);
+  if (process === null) throw new TypeError('a migration is relayed to a Process, which is another connection of this program');
+  return migrateRelayed(vm, process, options);
+}

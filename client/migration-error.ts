@@ -1,0 +1,23 @@
+import { status } from '@grpc/grpc-js';
+import type { Migration } from '../gen/messages.js';
+import { KvmError } from './kvm-error.js';
+
+/** What a person may make of it. */
+const describe = ({ session, reason, phase }: Migration): string =>
+  `the guest has stayed where it was: ${reason === '' ? phase : reason} (session ${session})`;
+
+/**
+ * A migration that did not come about: the guest runs on at the source. `reason` says why, as the side said it that gave up:
+ * `CANCELLED`, `CPUID_NOT_SUPPORTED`, `FRAME_NOT_AUTHENTIC` and so on.
+ */
+export class MigrationError extends KvmError {
+  /** @param migration the source's last word */
+  constructor(
+    readonly migration: Migration,
+    cause?: unknown,
+  ) {
+    const { reason, session } = migration;
+    const details = { ioctl: 'SendVm', object: `migration ${session}`, state: 'stayed' };
+    super({ code: status.ABORTED, message: describe(migration), reason, details, response: migration, cause });
+  }
+}
