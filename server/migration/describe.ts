@@ -7,7 +7,14 @@ import { KVM_CAP } from '../kernel/uapi/capabilities.js';
 import { KVM_MEM } from '../kernel/uapi/constants.js';
 import { IOCTL } from '../kernel/uapi/ioctls.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
-import type { CapabilityDescription, GuestDescription, GuestKindName, SlotDescription, VcpuDescription } from './guest.js';
+import type {
+  CapabilityDescription,
+  GuestDescription,
+  GuestKindName,
+  SlotDescription,
+  VcpuDescription,
+  WiringDescription,
+} from './guest.js';
 import { vcpuCall } from './kernel-call.js';
 
 /** Entries that KVM takes. */
@@ -79,6 +86,38 @@ const describeCapabilities = ({ arch }: Vm): CapabilityDescription[] => {
 };
 
 /**
+ * One ioeventfd for each that the VMM has assigned: KVM's own second one on the fast bus goes with the one of length 0.
+ * @param stopped the counts mean something
+ */
+export const describeWiring = (vm: Vm, stopped: boolean): WiringDescription => ({
+  ioeventfds: [...vm.ioeventfds]
+    .filter(({ bus }) => bus !== 'fastMmio')
+    .map(({ addr, length, datamatch, bus, eventfd }) => {
+      const count = stopped ? eventfd.value : 0n;
+      return { address: addr, length, datamatch, pio: bus === 'pio', count };
+    }),
+  irqfds: [...vm.irqfds].map(({ gsi, resamplefd, untaken }) => ({
+    gsi,
+    resample: resamplefd !== null,
+    count: stopped ? untaken : 0n,
+  })),
+});
+
+/** Why a guest is not any more what the destination has made room for; null if it is. */
+export const whyNotAsDescribed = (vm: Vm, { slots, vcpus }: GuestDescription): Failure | null => {
+  const now = describeSlots(vm);
+  const same = slots.every(({ id, gpa, bytes }, index) => {
+    const slot = now[index];
+    return slot?.id === id && slot.gpa === gpa && slot.bytes === bytes;
+  });
+  if (same && now.length === slots.length && vm.vcpus.length === vcpus.length) return null;
+  return new Failure('EBUSY', 'GUEST_CHANGED_MEANWHILE', 'server/migration', {
+    object: `vm ${vm.id}`,
+    what: 'memslots or vCPUs',
+  });
+};
+
+/**
  * What a destination has to make. GSI routing is not among it, as KVM gives it back to nobody: a VMM sets its own again, with
  * the device wiring that is listed.
  */
@@ -99,12 +138,6 @@ export const describeGuest = (vm: Vm): Result<GuestDescription> => {
     capabilities: describeCapabilities(vm),
     vcpus,
     slots: describeSlots(vm),
-    ioeventfds: [...vm.ioeventfds].map(({ addr, length, datamatch, bus }) => ({
-      address: addr,
-      length,
-      datamatch,
-      pio: bus === 'pio',
-    })),
-    irqfds: [...vm.irqfds].map(({ gsi, resamplefd }) => ({ gsi, resample: resamplefd !== null })),
+    ...describeWiring(vm, false),
   };
 };

@@ -29,12 +29,22 @@ export interface IoeventfdDescription {
   /** Null: any value. */
   readonly datamatch: bigint | null;
   readonly pio: boolean;
+  /** What the eventfd counted when the guest was stopped, and nobody had read: the initial value of the new one. 0 before. */
+  readonly count: bigint;
 }
 
 /** `kvm_irqfd` without its descriptors. */
 export interface IrqfdDescription {
   readonly gsi: number;
   readonly resample: boolean;
+  /** Events of the eventfd that had not raised the GSI when the guest was stopped. 0 before. */
+  readonly count: bigint;
+}
+
+/** Device wiring, for the VMM on the other side to make again. */
+export interface WiringDescription {
+  readonly ioeventfds: readonly IoeventfdDescription[];
+  readonly irqfds: readonly IrqfdDescription[];
 }
 
 export interface VcpuDescription {
@@ -45,7 +55,7 @@ export interface VcpuDescription {
 }
 
 /** What a destination must know before it says yes: enough to make the VM, and to see that it could not. */
-export interface GuestDescription {
+export interface GuestDescription extends WiringDescription {
   readonly kind: GuestKindName;
   /** KVM_CREATE_VM's argument. */
   readonly vmType: number;
@@ -59,9 +69,6 @@ export interface GuestDescription {
   readonly capabilities: readonly CapabilityDescription[];
   readonly vcpus: readonly VcpuDescription[];
   readonly slots: readonly SlotDescription[];
-  /** Device wiring, for the VMM on the other side to make again. */
-  readonly ioeventfds: readonly IoeventfdDescription[];
-  readonly irqfds: readonly IrqfdDescription[];
 }
 
 /** Pages of 4 KiB that travel together, all of one kind. */

@@ -17,10 +17,11 @@ import { IOCTL } from '../kernel/uapi/ioctls.js';
 import { kvm_pit_config } from '../kernel/uapi/irq-structs.js';
 import { kvm_enable_cap, kvm_enc_region, kvm_userspace_memory_region } from '../kernel/uapi/kvm-structs.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
-import type { DestinationGuest, GuestDescription } from './guest.js';
+import type { DestinationGuest, GuestDescription, WiringDescription } from './guest.js';
 import { atOnce } from './kernel-call.js';
 import { KINDS } from './kinds.js';
 import { decodeParts } from './state-parts.js';
+import { decodeWiring } from './wiring.js';
 
 /** A slot of the new VM, and where its memory lies in the process. */
 export interface ReceivedSlot {
@@ -30,8 +31,11 @@ export interface ReceivedSlot {
   readonly address: number;
 }
 
-/** What the VMM finds in its process: the descriptors of what has arrived, and its memory. */
-export interface ReceivedVm {
+/**
+ * What the VMM finds in its process: the descriptors of what has arrived, its memory, and the wiring to be made again, whose
+ * counts are known when the guest has stopped.
+ */
+export interface ReceivedVm extends WiringDescription {
   readonly vmFd: number;
   /** In the order of the source's. */
   readonly vcpuFds: readonly number[];
@@ -198,7 +202,12 @@ class Reception {
   }
 }
 
-const destinationGuest = (reception: Reception, { kind }: GuestDescription, target: Uint8Array): DestinationGuest => {
+const destinationGuest = (
+  reception: Reception,
+  { kind }: GuestDescription,
+  target: Uint8Array,
+  wired: (wiring: Partial<WiringDescription>) => void,
+): DestinationGuest => {
   const { vm } = reception;
   const own = KINDS[kind].destination(vm);
   return {
@@ -209,8 +218,9 @@ const destinationGuest = (reception: Reception, { kind }: GuestDescription, targ
       const parts = decodeParts(state);
       if (failed(parts)) return parts;
       for (const part of parts) {
-        const refused = own.restore(part);
-        if (refused !== null) return refused;
+        const wiring = decodeWiring(part);
+        const refused = wiring === null ? own.restore(part) : wired(wiring);
+        if (refused) return refused;
       }
       return null;
     },
@@ -223,7 +233,7 @@ const destinationGuest = (reception: Reception, { kind }: GuestDescription, targ
 /**
  * Makes room for a guest in a process of this host: a VM of the described shape whose vCPUs are held until the guest is
  * committed. KVM_RUN on them waits.
- * @param made told the descriptors as soon as they are there
+ * @param made told what is there as soon as it is, and again when the state of the stopped guest has come
  */
 export const receiveGuest = (
   kernel: Kernel,
@@ -245,6 +255,10 @@ export const receiveGuest = (
   }
   reception.pause = VmPause.begin(reception.vm, () => {});
   const { vmFd, vcpuFds, otherFds, slots } = reception;
-  made({ vmFd, vcpuFds, otherFds, slots });
-  return destinationGuest(reception, description, target);
+  let received: ReceivedVm = { vmFd, vcpuFds, otherFds, slots, ioeventfds: description.ioeventfds, irqfds: description.irqfds };
+  made(received);
+  return destinationGuest(reception, description, target, (wiring) => {
+    received = { ...received, ...wiring };
+    made(received);
+  });
 };

@@ -3,11 +3,12 @@ import { CpuThrottle } from '../kernel/kvm/cpu-throttle.js';
 import { markSent } from '../kernel/kvm/sent.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import { VmPause } from '../kernel/kvm/vm-pause.js';
-import { describeGuest, kindOf, whyNotSent } from './describe.js';
+import { describeGuest, describeWiring, kindOf, whyNotAsDescribed, whyNotSent } from './describe.js';
 import type { SourceGuest } from './guest.js';
 import { KINDS } from './kinds.js';
 import { OwedPages } from './owed-pages.js';
 import { encodeParts } from './state-parts.js';
+import { encodeWiring } from './wiring.js';
 
 /** What has been done to a VM on its way out, so that it can be taken back. */
 interface Progress {
@@ -54,8 +55,10 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
       done.pause = VmPause.begin(vm, () => stopped(null));
     },
     state: () => {
+      const changed = whyNotAsDescribed(vm, description);
+      if (changed !== null) return changed;
       const parts = source.state();
-      return failed(parts) ? parts : encodeParts(parts);
+      return failed(parts) ? parts : encodeParts([...parts, ...encodeWiring(describeWiring(vm, true))]);
     },
     fence: () => {
       const failure = source.fence();

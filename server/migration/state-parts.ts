@@ -21,6 +21,9 @@ export const PART = {
   SEV_VM: 7,
   /** Frames that the guest shares: first and end, 64 bits each. */
   SHARED_FRAMES: 8,
+  /** Device wiring: see `encodeWiring`. */
+  IOEVENTFDS: 9,
+  IRQFDS: 10,
 } as const;
 export type PartKind = (typeof PART)[keyof typeof PART];
 

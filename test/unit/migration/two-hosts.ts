@@ -39,7 +39,7 @@ export interface CountingGuest {
   readonly address: number;
 }
 
-const counting = (vmm: Vmm, guest: Guest, load: (address: number) => void): CountingGuest => {
+export const countingGuest = (vmm: Vmm, guest: Guest, load: (address: number) => void): CountingGuest => {
   const address = vmm.map(null, RAM);
   vmm.write(address + ENTRY, COUNT);
   vmm.write(address + COUNTER, new Uint8Array(2));
@@ -51,11 +51,11 @@ const counting = (vmm: Vmm, guest: Guest, load: (address: number) => void): Coun
   return { vmm, vm: guest.vm, vmFd: guest.fd, vcpuFd: vcpu.fd, vcpu: vcpu.vcpu, address };
 };
 
-export const plainGuest = ({ vmm }: SevRig): CountingGuest => counting(vmm, vmm.createGuest(1), () => {});
+export const plainGuest = ({ vmm }: SevRig): CountingGuest => countingGuest(vmm, vmm.createGuest(1), () => {});
 
 export const sevGuest = ({ vmm }: SevRig, policy = 0): CountingGuest => {
   const guest = vmm.createSevGuest({ policy });
-  return counting(vmm, guest, (address) => {
+  return countingGuest(vmm, guest, (address) => {
     vmm.must(vmm.updateData(guest, address + ENTRY, 2 * PAGE_SIZE));
     vmm.must(vmm.command(guest.fd, 'LAUNCH_FINISH'));
   });

@@ -55,6 +55,8 @@ export class IrqFd {
   resampler: Resampler | null = null;
   /** Interrupts raised so far. */
   injected = 0;
+  /** What was in the eventfd when it was assigned, and has been raised since: nobody takes it out. */
+  private raisedAtAssign = 0n;
   /** Takes the waiter off the eventfd again. */
   removeWaiter: () => void = () => {};
 
@@ -65,6 +67,24 @@ export class IrqFd {
     readonly resamplefd: EventFd | null,
   ) {
     this.charge = vm.kmem.charge('kvm_kernel_irqfd', kvmallocSize(KMEM_SIZE.kvm_kernel_irqfd));
+  }
+
+  /** Events in the eventfd that have not raised the GSI: what is left of a semaphore's count. */
+  get untaken(): bigint {
+    return this.eventfd.value - this.raisedAtAssign;
+  }
+
+  /** `eventfd_ctx_do_read`. */
+  take(): bigint {
+    const taken = this.eventfd.take();
+    this.raisedAtAssign = this.raisedAtAssign > taken ? this.raisedAtAssign - taken : 0n;
+    return taken;
+  }
+
+  /** An event that was pending before is injected, but nobody consumes it. */
+  injectPending(): void {
+    this.raisedAtAssign = this.eventfd.value;
+    if (this.raisedAtAssign > 0n) this.inject();
   }
 
   /** `irqfd_inject`. Nothing here asks whether the VM is dead. */
@@ -166,7 +186,7 @@ export class IrqFds {
   private wakeup(irqfd: IrqFd, events: number): boolean {
     let consumed = false;
     if (events & POLL.IN) {
-      const taken = irqfd.eventfd.take();
+      const taken = irqfd.take();
       irqfd.inject();
       this.vm.kernel.sanitizer.interrupts.injected(this.vm, irqfd.gsi, irqfd.eventfd, taken);
       consumed = true;
@@ -196,8 +216,7 @@ const assign = (current: Task, vm: Vm, args: Arguments): Failure | null => {
     irqfd.charge.release();
     return refused;
   }
-  // An event that was pending before is injected, but nobody consumes it.
-  if (eventfd.value > 0n) irqfd.inject();
+  irqfd.injectPending();
   return null;
 };
 
