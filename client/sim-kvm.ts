@@ -107,6 +107,14 @@ export class SimKvm implements AsyncDisposable {
     return new Process(new Caller(this.transport, { token, ids: new RequestIds() }), Number(pid), token, null);
   }
 
+  /**
+   * A process that somebody else keeps alive: calls are made in its name, which its token allows.
+   * @param token on the host's own machine also the number of init, or of a process that was spawned
+   */
+  actAs(token: string): Process {
+    return new Process(new Caller(this.transport, { token, ids: null }), Number(token), token, null);
+  }
+
   /** Closes the connection; processes that were attached over it end. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.transport.close();

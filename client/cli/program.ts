@@ -6,7 +6,9 @@ import { registerDigest } from './guest-owner/digest.js';
 import { registerSecret } from './guest-owner/secret.js';
 import { registerSession } from './guest-owner/session.js';
 import { registerHost } from './host.js';
-import { type Console, DEFAULT_TARGET, processConsole } from './session.js';
+import { registerMigrate } from './migrate.js';
+import { registerMigrations } from './migrations.js';
+import { type Console, DEFAULT_TARGET, hostAndPort, processConsole } from './session.js';
 import { registerVms } from './vms.js';
 
 const vmId = (text: string): number => {
@@ -15,21 +17,21 @@ const vmId = (text: string): number => {
   throw new InvalidArgumentError(`'${text}' is no number of a VM.`);
 };
 
-const hostAndPort = (text: string): string => {
-  if (/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/.test(text)) return text;
-  throw new InvalidArgumentError(`'${text}' is not HOST:PORT, for example ${DEFAULT_TARGET}.`);
-};
-
 /** The command `simkvm`. Each subcommand registers itself; global options may stand before or after it. */
 const createProgram = (console: Console): Command => {
   const program = new Command('simkvm')
     .description('Looks into a simulated KVM host for confidential VMs, and runs experiments on it.')
     .option('--target <host:port>', 'the daemon', hostAndPort, DEFAULT_TARGET)
+    .option('--tls-ca <file>', 'authorities that vouch for the daemon (PEM), where it speaks TLS')
+    .option('--tls-cert <file>', 'your certificate (PEM)')
+    .option('--tls-key <file>', 'its private key (PEM)')
     .option('--json', 'print JSON: 64-bit integers as strings, bytes as base64')
     .configureOutput({ writeOut: (text) => console.out(text.trimEnd()), writeErr: (text) => console.error(text.trimEnd()) })
     .exitOverride();
   registerHost(program, console);
   registerVms(program, console, vmId);
+  registerMigrate(program, console);
+  registerMigrations(program, console);
   registerAttest(program, console);
   registerSession(program, console);
   registerDigest(program, console);

@@ -12,7 +12,6 @@ import {
   MigrationStanding,
   type ReceiveVmRequest,
   type SendVmRequest,
-  WatchMigrationResponse,
 } from '../../../gen/messages.js';
 import { MigrationService } from '../../../gen/services.js';
 import { callerOver, type FakeAnswer, FakeTransport, refusal, type SentCall, zero } from './fake-transport.js';
@@ -194,10 +193,4 @@ describe('the calls beneath it', () => {
     expect(await validateMigration(vmOver(here))).toMatchObject(verdict);
     expect(sendRequest(here)).toMatchObject({ validate_only: true, to: null });
   });
-});
-
-it('a response of WatchMigration is what the tests above say it is', () => {
-  const answer = watched({ standing: SENT });
-  const [first = Buffer.alloc(0)] = 'responses' in answer ? answer.responses : [];
-  expect(WatchMigrationResponse.decode(first).migration?.standing).toBe(SENT);
 });

@@ -28,6 +28,7 @@ const run = async (...args: string[]): Promise<{ out: string; error: string; cod
     error: (text) => {
       result.error += text;
     },
+    status: null,
     exitCode: (code) => {
       result.code = code;
     },

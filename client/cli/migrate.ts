@@ -1,0 +1,141 @@
+import { type Command, InvalidArgumentError } from 'commander';
+import type { MigrationLimitsInit, MigrationProgress, Verdict } from '../../gen/messages.js';
+import { type MigrateOptions, migrate, validateMigration } from '../migrate.js';
+import type { Process } from '../process.js';
+import type { ReceivedGuest } from '../received-guest.js';
+import type { SimKvm } from '../sim-kvm.js';
+import { Vm } from '../vm.js';
+import { EXIT } from './failure.js';
+import { progressLine, summary } from './migration-view.js';
+import { type Console, connect, type GlobalOptions, hostAndPort, runCommand } from './session.js';
+
+/** The host's init process, which makes the calls of those that name no process. */
+const INIT = '1';
+
+const number = (text: string): number => {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= 0) return value;
+  throw new InvalidArgumentError(`'${text}' is no whole number.`);
+};
+
+/** `100M`: bytes of guest memory a second. */
+const bandwidth = (text: string): number => {
+  const match = /^(\d+)([KMG]?)$/.exec(text);
+  if (match === null) throw new InvalidArgumentError(`'${text}' is not a number of bytes a second, such as 100M.`);
+  return Number(match[1]) * { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }[match[2] as '' | 'K' | 'M' | 'G'];
+};
+
+interface Options extends GlobalOptions {
+  readonly fd?: number;
+  readonly vm?: number;
+  readonly process: string;
+  readonly to: string;
+  readonly toProcess: string;
+  readonly session?: string;
+  readonly downtime?: number;
+  readonly rounds?: number;
+  readonly bandwidth?: number;
+  readonly streams?: number;
+  readonly autoConverge?: boolean;
+  readonly compress?: boolean;
+  readonly push?: boolean;
+  readonly relay?: boolean;
+  readonly dryRun?: boolean;
+}
+
+const limitsOf = (options: Options): MigrationLimitsInit => ({
+  downtime_ms: options.downtime,
+  rounds: options.rounds,
+  bandwidth: options.bandwidth,
+  streams: options.streams,
+  auto_converge: options.autoConverge,
+  compress: options.compress,
+});
+
+/** The descriptor of a VM that is named by its number, among those of a process. */
+const fdOfVm = async (process: Process, id: number): Promise<number> => {
+  const fds = await process.listFds();
+  const found = fds.find(({ kind, vm_id }) => kind === 'kvm-vm' && vm_id === id);
+  if (found !== undefined) return found.fd;
+  throw new Error(`the process has no descriptor of VM ${id}; name its owner with --process TOKEN`);
+};
+
+/** What the program prints. */
+type Outcome =
+  | { readonly verdict: Verdict }
+  | { readonly session: string; readonly statistics: MigrationProgress; readonly received: Descriptors | null };
+
+/** Numbers in the destination's process. */
+interface Descriptors {
+  readonly vm: number;
+  readonly vcpus: readonly number[];
+}
+
+const descriptorsOf = (received: ReceivedGuest | null): Descriptors | null =>
+  received && { vm: received.vm.fd, vcpus: received.vcpus.map(({ fd }) => fd) };
+
+/** Runs `body` with what tells it that a person has pressed Ctrl-C; a second time ends the program as ever. */
+const interruptible = async <T>(body: (signal: AbortSignal) => Promise<T>): Promise<T> => {
+  const abort = new AbortController();
+  const interrupt = (): void => abort.abort(new Error('interrupted'));
+  process.once('SIGINT', interrupt);
+  try {
+    return await body(abort.signal);
+  } finally {
+    process.off('SIGINT', interrupt);
+  }
+};
+
+const move = async (simkvm: SimKvm, console: Console, options: Options): Promise<Outcome> => {
+  const process = simkvm.actAs(options.process);
+  const vm = process.adopt(Vm, options.fd ?? (await fdOfVm(process, options.vm ?? 0)));
+  const { to: address, toProcess, session, push, relay = false } = options;
+  const end = { address, process: toProcess };
+  const limits = limitsOf(options);
+  if (options.dryRun) return { verdict: await validateMigration(vm, { to: end, limits, push }) };
+  await using other = relay ? await connect(options, address) : null;
+  const to: MigrateOptions['to'] = other === null ? end : other.actAs(toProcess);
+  const onProgress: MigrateOptions['onProgress'] = (migration) => console.status?.show(progressLine(migration));
+  try {
+    const moved = await interruptible((signal) => migrate(vm, { to, session, limits, push, relay, signal, onProgress }));
+    return { ...moved, received: descriptorsOf(moved.received) };
+  } finally {
+    console.status?.clear();
+  }
+};
+
+const render = (outcome: Outcome): string => {
+  if ('verdict' in outcome) {
+    const { allowed, errno_name, reason } = outcome.verdict;
+    return allowed ? 'it would be allowed' : `it would be refused: ${errno_name} (${reason})`;
+  }
+  return summary(outcome.session, outcome.statistics);
+};
+
+/** `simkvm migrate`: moves a running guest to another host. */
+export const registerMigrate = (program: Command, console: Console): void => {
+  program
+    .command('migrate')
+    .description('move a running guest to another host; Ctrl-C gives it up')
+    .option('--fd <n>', 'descriptor of the VM in its process', number)
+    .option('--vm <id>', 'number of the VM, as `simkvm vms` lists it, instead of --fd', number)
+    .option('--process <token>', 'process that owns the VM', INIT)
+    .requiredOption('--to <host:port>', 'the other daemon, as this one sees it (with --relay: as this program does)', hostAndPort)
+    .option('--to-process <token>', 'process there that is to own it', INIT)
+    .option('--session <name>', 'number of the session; the daemon picks one otherwise')
+    .option('--downtime <ms>', 'how long the guest may be stopped (default: 300)', number)
+    .option('--rounds <n>', 'rounds of copying after which it is stopped in any case (default: 30)', number)
+    .option('--bandwidth <bytes>', 'guest memory a second while the guest runs, such as 100M', bandwidth)
+    .option('--streams <n>', 'streams that pages go over (default: 1)', number)
+    .option('--auto-converge', 'slow the vCPUs down where they write faster than is copied')
+    .option('--compress', 'compress pages that travel in the clear')
+    .option('--push', 'the source pushes, instead of letting the destination pull')
+    .option('--relay', 'carry it through this program, where the daemons cannot reach each other')
+    .option('--dry-run', 'only say whether it would be allowed, by both hosts')
+    .action((_options, command: Command) => {
+      const options = command.optsWithGlobals<Options>();
+      if ((options.fd === undefined) === (options.vm === undefined))
+        command.error('error: name the VM by --fd or by --vm', { exitCode: EXIT.USAGE });
+      return runCommand(options, console, (simkvm) => move(simkvm, console, options), render);
+    });
+};

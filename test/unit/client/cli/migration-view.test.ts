@@ -1,0 +1,91 @@
+import { describe, expect, it } from 'vitest';
+import { progressLine, renderMigration, renderMigrations, summary } from '../../../../client/cli/migration-view.js';
+import {
+  Migration,
+  MigrationHalf,
+  type MigrationInit,
+  MigrationProgress,
+  type MigrationProgressInit,
+  MigrationStanding,
+} from '../../../../gen/messages.js';
+
+const progressOf = (init: MigrationProgressInit): MigrationProgress =>
+  MigrationProgress.decode(MigrationProgress.encode(init).finish());
+
+const migrationOf = (init: MigrationInit): Migration =>
+  Migration.decode(
+    Migration.encode({
+      session: '7f3a',
+      half: MigrationHalf.MIGRATION_HALF_SOURCE,
+      standing: MigrationStanding.MIGRATION_STANDING_IN_DOUBT,
+      phase: 'committing',
+      peer: '0123456789abcdef'.repeat(4),
+      connected: true,
+      ...init,
+    }).finish(),
+  );
+
+describe('the line of a migration that is under way', () => {
+  it('has round, pages, speed, dirty rate and expected downtime', () => {
+    const progress = {
+      round: 2,
+      pages_sent: 300,
+      pages_left: 100,
+      bytes_per_second: 210.3e6,
+      dirty_pages_per_second: 12_345,
+      expected_downtime_ms: 12.4,
+    };
+    expect(progressLine(migrationOf({ phase: 'copying', progress }))).toBe(
+      'copying [##################------]  75 %  round 2  300 pages sent, 100 left  210.3 MB/s  dirty 12,345 pages/s  downtime 12 ms',
+    );
+  });
+
+  it('says that the vCPUs are slowed down, and that the link is lost', () => {
+    expect(progressLine(migrationOf({ connected: false, progress: { throttle_percent: 40 } }))).toMatch(
+      /throttled 40 % {2}not connected$/,
+    );
+  });
+
+  it('is there before anything has been sent', () => {
+    expect(progressLine(migrationOf({ phase: 'negotiating', progress: {} }))).toContain(
+      'negotiating [------------------------]   0 %',
+    );
+  });
+});
+
+describe('sessions in a table', () => {
+  it('have a line each, which says who is in doubt', () => {
+    const text = renderMigrations([migrationOf({ progress: { round: 3 } }), migrationOf({ session: 'b', connected: false })]);
+    expect(text).toMatch(/^7f3a +source +in-doubt +committing +3 +0 +0 +0123456789ab +open/m);
+    expect(text).toMatch(/^b .* lost/m);
+  });
+
+  it('are none', () => {
+    expect(renderMigrations([])).toBe('no migrations');
+  });
+});
+
+describe('one session', () => {
+  it('shows what has arrived, and the wiring that is to be made again', () => {
+    const received = {
+      vm_fd: 4,
+      vcpu_fds: [5, 6],
+      slots: [{ id: 1, guest_phys_addr: 0x10_0000, memory_size: 0x4000, userspace_addr: 0x7000 }],
+      ioeventfds: [{ address: 0xfe00_1000, length: 4, count: 2 }],
+      irqfds: [{ gsi: 5, resample: true }],
+    };
+    const text = renderMigration(migrationOf({ received, reason: 'CANCELLED' }));
+    expect(text).toMatch(/^reason +CANCELLED$/m);
+    expect(text).toMatch(/^vCPUs +fd 5, fd 6$/m);
+    expect(text).toMatch(/^ *1 +0x100000 +16.0 KiB +0x7000$/m);
+    expect(text).toMatch(/^mmio +0xfe001000 +4 +any +2$/m);
+    expect(text).toMatch(/^ *5 +yes +0$/m);
+  });
+});
+
+it('what a move came to says how long the guest was stopped', () => {
+  const progress = progressOf({ round: 2, pages_sent: 512, bytes_sent: 2_200_000, downtime_ms: 8.25 });
+  expect(summary('7f3a', progress)).toBe(
+    'moved in session 7f3a: 2 rounds, 512 pages (2.0 MiB of memory, 2.1 MiB sent), stopped for 8.3 ms',
+  );
+});
