@@ -55,14 +55,23 @@ export class SecureChannel {
 
   /** Counter, ciphertext, tag. */
   seal(plain: Uint8Array): Uint8Array {
-    const counter = this.sent++;
     const out = new Uint8Array(plain.length + SEAL_BYTES);
-    new DataView(out.buffer).setBigUint64(0, counter);
-    const cipher = createCipheriv(CIPHER, this.sendKey, nonce(counter));
-    out.set(cipher.update(plain), COUNTER_BYTES);
-    cipher.final();
-    out.set(cipher.getAuthTag(), COUNTER_BYTES + plain.length);
+    this.sealInto(out, 0, [plain]);
     return out;
+  }
+
+  /** The same for a frame in pieces, into a buffer that has room for it at `start`. */
+  sealInto(out: Uint8Array, start: number, pieces: readonly Uint8Array[]): void {
+    const counter = this.sent++;
+    new DataView(out.buffer, out.byteOffset).setBigUint64(start, counter);
+    const cipher = createCipheriv(CIPHER, this.sendKey, nonce(counter));
+    let at = start + COUNTER_BYTES;
+    for (const piece of pieces) {
+      out.set(cipher.update(piece), at);
+      at += piece.length;
+    }
+    cipher.final();
+    out.set(cipher.getAuthTag(), at);
   }
 
   /** EACCES: not the peer's next frame; nothing is opened any more from then on. */

@@ -38,6 +38,8 @@ export interface Caller {
   /** The thread that the call named; undefined: one of its own. */
   readonly thread: Thread | undefined;
   readonly onLoopback: boolean;
+  /** Its address, as grpc-js names it: `127.0.0.1:4711`. */
+  readonly peer: string;
 }
 
 /** The end of a call: what the kernel wrote, also where it failed. */

@@ -23,6 +23,8 @@ export interface CallHeaders {
   /** Metadata `simkvm-acknowledge`: every reply up to the first number has arrived, but those of the numbers after it. */
   readonly acknowledge: string | undefined;
   readonly onLoopback: boolean;
+  /** Address of the caller, as grpc-js names it: `127.0.0.1:4711`. */
+  readonly peer: string;
 }
 
 /** One call on its way into the kernel. */
@@ -144,9 +146,10 @@ export class Dispatch {
   }
 
   private identify(headers: CallHeaders): Result<Caller> {
-    const process = this.host.processes.resolve(headers.process, headers.onLoopback);
+    const { onLoopback, peer } = headers;
+    const process = this.host.processes.resolve(headers.process, onLoopback);
     if (failed(process)) return process;
-    if (headers.thread === undefined) return { process, thread: undefined, onLoopback: headers.onLoopback };
+    if (headers.thread === undefined) return { process, thread: undefined, onLoopback, peer };
     const tid = Number(headers.thread);
     if (!Number.isInteger(tid) || tid < 1 || tid > 0x7fff_ffff)
       return new Failure('EINVAL', 'THREAD_ID_INVALID', 'simkvmd', {
@@ -154,7 +157,7 @@ export class Dispatch {
         given: headers.thread,
         allowed: '1 to 2147483647',
       });
-    return { process, thread: process.thread(tid), onLoopback: headers.onLoopback };
+    return { process, thread: process.thread(tid), onLoopback, peer };
   }
 
   private overLimit(caller: Caller): Failure | null {

@@ -19,4 +19,5 @@ export const headersOf = (call: { readonly metadata: Metadata; getPeer(): string
   requestId: first(call.metadata, 'simkvm-request-id'),
   acknowledge: first(call.metadata, 'simkvm-acknowledge'),
   onLoopback: LOOPBACK_PEER.test(call.getPeer()),
+  peer: call.getPeer(),
 });

@@ -53,6 +53,7 @@ export class ProcessRegistry {
   private readonly byToken = new Map<string, Entry>();
   private readonly byPid = new Map<number, Entry>();
   private readonly entropy: Entropy;
+  private readonly watchers: ((process: Process) => void)[] = [];
 
   constructor(private readonly kernel: Kernel) {
     this.entropy = kernel.entropy.fork('process tokens');
@@ -88,6 +89,11 @@ export class ProcessRegistry {
   listen(process: Process, notify: (event: ProcessEvent) => void): void {
     const entry = this.byPid.get(process.pid);
     if (entry !== undefined) entry.notify = notify;
+  }
+
+  /** `ending` is told of every process that is about to exit, while it still has all that it has. */
+  onEnd(ending: (process: Process) => void): void {
+    this.watchers.push(ending);
   }
 
   /** Tells the holder of the lease, if there is one. */
@@ -152,6 +158,7 @@ export class ProcessRegistry {
         this.byPid.delete(one.pid);
         this.byToken.delete(entry.token);
       }
+      for (const ending of this.watchers) ending(one);
       this.kernel.exit(one, () => {
         entry?.notify({ kind: 'exited', status });
         if (--left === 0) done();

@@ -6,6 +6,7 @@ import { adminServices } from './admin-services.js';
 import type { Host } from './call.js';
 import { Dispatch } from './dispatch.js';
 import { addLazyService } from './lazy-service.js';
+import { MESSAGE_MAX } from './message-max.js';
 import { ioctlRoutes, type Route } from './route.js';
 import { eventFdRoutes } from './services/eventfd.js';
 import { fileRoutes } from './services/file.js';
@@ -16,12 +17,11 @@ import { kvmVcpu } from './services/kvm-vcpu.js';
 import { kvmVm } from './services/kvm-vm.js';
 import { memoryRoutes } from './services/memory.js';
 import { migrationRoutes } from './services/migration.js';
+import { migrationSessionRoutes } from './services/migration-sessions.js';
 import { processRoutes } from './services/process.js';
 import { sevPlatform } from './services/sev-platform.js';
 import { syscallRoutes } from './services/syscall.js';
 
-/** Largest message: a chunk of 1 MiB and what surrounds it. */
-const MESSAGE_MAX = 4 * 2 ** 20;
 const KEEPALIVE_MS = 60_000;
 const KEEPALIVE_TIMEOUT_MS = 20_000;
 
@@ -39,6 +39,7 @@ export const routes = (): readonly Route[] => [
   ...ioctlRoutes(SevPlatform, sevPlatform),
   ...keyDistributionRoutes,
   ...migrationRoutes,
+  ...migrationSessionRoutes(),
 ];
 
 /** A field that must be there and is not never reaches the kernel. */

@@ -1,4 +1,10 @@
-import type { handleClientStreamingCall, handleServerStreamingCall, ServerWritableStream } from '@grpc/grpc-js';
+import type { PeerCertificate } from 'node:tls';
+import type {
+  handleBidiStreamingCall,
+  handleClientStreamingCall,
+  handleServerStreamingCall,
+  ServerWritableStream,
+} from '@grpc/grpc-js';
 import type { RpcMethod } from '../../gen/services.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
 import type { Caller, Role } from './call.js';
@@ -87,5 +93,75 @@ export const clientStream = <Req extends object, ReqInit, Res, ResInit>(
         },
         (error: unknown) => callback(error instanceof Error ? error : new Error(String(error))),
       );
+    },
+});
+
+/** The caller's end of a stream in both directions. */
+export interface BidiCall {
+  /** Sends an encoded message. @returns false: there is no room for more before `drained` */
+  write(message: Buffer): boolean;
+  /** Ends the stream; with a failure, by its status. */
+  end(failure: Failure | null): void;
+  /** As grpc-js names it: `127.0.0.1:4711`. */
+  readonly peer: string;
+  /** What the caller has shown of itself, with mutual TLS. */
+  readonly certificate: PeerCertificate | undefined;
+}
+
+/** What a stream in both directions calls. */
+export interface BidiListener<Req> {
+  received(message: Req): void;
+  drained(): void;
+  /** The caller has ended the stream, or is gone. */
+  ended(): void;
+}
+
+/**
+ * An RPC that streams in both directions, for callers that act as no process: `open` finds out who they are.
+ */
+export const bidiStream = <Req extends object, ReqInit, Res, ResInit>(
+  rpc: RpcMethod<Req, ReqInit, Res, ResInit>,
+  { syscall }: Pick<StreamOptions, 'syscall'>,
+  open: (call: BidiCall, dispatch: Dispatch) => BidiListener<Req>,
+): Route => ({
+  service: rpc.service,
+  name: rpc.name,
+  role: 'anyone',
+  definition: { ...rpc, responseSerialize: (message: Buffer) => message },
+  serve:
+    (dispatch): handleBidiStreamingCall<Req, Buffer> =>
+    (call) => {
+      let over = false;
+      const end = (failure: Failure | null): void => {
+        if (over) return;
+        over = true;
+        if (failure === null) call.end();
+        else call.emit('error', toStatus(failure, syscall, null));
+      };
+      // Nothing may bring the daemon down, and a defect ends this stream alone.
+      const guarded = (body: () => void): void => {
+        try {
+          body();
+        } catch (error) {
+          const message = error instanceof Error ? error.message : String(error);
+          dispatch.host.kernel.findings.report('kernel', 'KERNEL_OOPS', `${rpc.path}: ${message}`);
+          end(new Failure('EIO', 'KERNEL_OOPS', 'simkvmd', { message }));
+        }
+      };
+      const { sslPeerCertificate: certificate } = call.getAuthContext();
+      const listener = open(
+        { write: (message) => !over && call.write(message), end, peer: call.getPeer(), certificate },
+        dispatch,
+      );
+      const ended = (): void => {
+        guarded(() => listener.ended());
+        end(null);
+      };
+      call.on('data', (message: Req) => {
+        if (!over) guarded(() => listener.received(message));
+      });
+      call.on('drain', () => guarded(() => listener.drained()));
+      call.on('end', ended);
+      call.on('cancelled', ended);
     },
 });

@@ -14,6 +14,7 @@ const LOCAL: CallHeaders = {
   requestId: undefined,
   acknowledge: undefined,
   onLoopback: true,
+  peer: '127.0.0.1:1',
 };
 
 const setUp = (validate: (path: string, request: object) => Failure | null = () => null) => {

@@ -1,0 +1,71 @@
+import type { GuestDescriptionInit, MigrationLimits, MigrationPeer, VerdictInit } from '../../../gen/messages.js';
+import { MigrationService } from '../../../gen/services.js';
+import { type Failure, failed, type Result } from '../../kernel/failure.js';
+import { DaemonClient } from './daemon-client.js';
+import type { Session } from './session.js';
+import type { Sessions } from './sessions.js';
+
+/**
+ * How one call on either side makes both halves of a session: the daemon that is called calls the other one. Bulk bytes flow
+ * faster towards a client of gRPC, so a destination that can reach the source dials and pulls.
+ */
+
+export interface BeginOptions {
+  readonly sessions: Sessions;
+  readonly session: Session;
+  /** The other daemon, and the process there. */
+  readonly peer: MigrationPeer;
+  /** As the request has them, for the other daemon. */
+  readonly limits: MigrationLimits | null;
+  readonly streams: number;
+}
+
+const located = (failure: Failure, field: string): Failure =>
+  failure.errno === 'EHOSTUNREACH' ? failure.with({ field, allowed: 'a daemon that answers' }) : failure;
+
+/** Dials the other half; if that fails, the other daemon need not wait. */
+const dial = async ({ sessions, session, peer, streams }: BeginOptions): Promise<Failure | null> => {
+  const failure = await session.dial(sessions.dialling(peer.address), streams);
+  if (failure === null) return null;
+  const { migration } = sessions.host;
+  await new DaemonClient(migration, peer.address).call(MigrationService.cancelMigration, peer.process, { session: session.id });
+  return failure;
+};
+
+/** Has the destination receive, by pulling if it may and can. @returns null once both daemons have proved themselves */
+export const summonDestination = async (options: BeginOptions, push: boolean): Promise<Failure | null> => {
+  const { sessions, session, peer, limits } = options;
+  const { migration } = sessions.host;
+  const daemon = new DaemonClient(migration, peer.address);
+  if (!push && migration.advertise !== null) {
+    const from = { address: migration.advertise };
+    const pulls = await daemon.call(MigrationService.receiveVm, peer.process, { session: session.id, from, limits });
+    if (!failed(pulls)) return null;
+    if (pulls.errno !== 'EHOSTUNREACH') return pulls;
+  }
+  const waits = await daemon.call(MigrationService.receiveVm, peer.process, { session: session.id });
+  const failure = failed(waits) ? waits : await dial(options);
+  return failure === null ? null : located(failure, 'to.address');
+};
+
+/** Dials the source and pulls; with `fd` it is first told to send that VM of the process. */
+export const summonSource = async (options: BeginOptions, fd: number | null): Promise<Failure | null> => {
+  const { sessions, session, peer, limits } = options;
+  if (fd !== null) {
+    const daemon = new DaemonClient(sessions.host.migration, peer.address);
+    const sends = await daemon.call(MigrationService.sendVm, peer.process, { fd, session: session.id, limits });
+    if (failed(sends)) return located(sends, 'from.address');
+  }
+  const failure = fd === null ? await session.dial(sessions.dialling(peer.address), options.streams) : await dial(options);
+  return failure === null ? null : located(failure, 'from.address');
+};
+
+/** Whether the other daemon would receive such a guest. */
+export const askDestination = async (
+  { host: { migration } }: Sessions,
+  { address, process }: MigrationPeer,
+  validate: GuestDescriptionInit,
+): Promise<Result<VerdictInit | null>> => {
+  const answer = await new DaemonClient(migration, address).call(MigrationService.receiveVm, process, { validate });
+  return failed(answer) ? located(answer, 'to.address') : answer.verdict;
+};

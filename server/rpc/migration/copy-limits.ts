@@ -1,0 +1,29 @@
+import type { MigrationLimits } from '../../../gen/messages.js';
+import { Failure, type Result } from '../../kernel/failure.js';
+import { type CopyLimits, DEFAULT_LIMITS } from '../../migration/limits.js';
+import { STREAMS_MAX } from './session.js';
+
+const ROUNDS_MAX = 1000;
+/** Bytes a second: a page now and then. */
+const BANDWIDTH_MIN = 4096n;
+
+const wrong = (field: string, given: number | bigint, allowed: string): Failure =>
+  new Failure('EINVAL', 'FIELD_OUT_OF_RANGE', 'simkvmd', { field: `limits.${field}`, given: String(given), allowed });
+
+/** What a request says of how to copy, with defaults for what it does not say. EINVAL. */
+export const copyLimits = (limits: MigrationLimits | null): Result<CopyLimits> => {
+  if (limits === null) return DEFAULT_LIMITS;
+  const { downtime_ms, rounds, bandwidth, auto_converge, streams } = limits;
+  if (rounds !== null && (rounds < 1 || rounds > ROUNDS_MAX)) return wrong('rounds', rounds, `1 to ${ROUNDS_MAX}`);
+  if (bandwidth !== null && (bandwidth < BANDWIDTH_MIN || bandwidth > BigInt(Number.MAX_SAFE_INTEGER)))
+    return wrong('bandwidth', bandwidth, `${BANDWIDTH_MIN} to 2^53-1 bytes a second`);
+  if (streams !== null && (streams < 1 || streams > STREAMS_MAX)) return wrong('streams', streams, `1 to ${STREAMS_MAX}`);
+  return {
+    ...DEFAULT_LIMITS,
+    downtimeMs: downtime_ms ?? DEFAULT_LIMITS.downtimeMs,
+    rounds: rounds ?? DEFAULT_LIMITS.rounds,
+    bandwidth: bandwidth === null ? null : Number(bandwidth),
+    autoConverge: auto_converge,
+    streams: streams ?? DEFAULT_LIMITS.streams,
+  };
+};

@@ -1,0 +1,39 @@
+import type { MigrationProgressInit, ReceivedVmInit } from '../../../gen/messages.js';
+import { Failure } from '../../kernel/failure.js';
+import type { Vm } from '../../kernel/kvm/vm.js';
+import type { ChannelRole } from '../../migration/channel.js';
+import type { Frame, Standing } from '../../migration/message.js';
+
+/** What an operator may decide where the protocol cannot. */
+export type OverrideChoice = 'run' | 'discard';
+
+/** One of the two sides of a session, as those see it who drive it and show it. */
+export interface Half {
+  readonly role: ChannelRole;
+  readonly phase: string;
+  /** Why it ended as it did; empty where it has not, or where it went well. */
+  readonly reason: string;
+  readonly standing: Standing;
+  /** It has ended, whether or not the other side knows. */
+  readonly ended: boolean;
+  /** Nothing is left to be said. */
+  readonly closed: boolean;
+  /** Whether the peer may forget it without harm: an end that says nothing new to one who does not know the session. */
+  readonly forgettable: boolean;
+  /** The VM that it is about, once there is one. */
+  readonly vm: Vm | null;
+  connected(stream: number): void;
+  disconnected(stream: number): void;
+  tick(): void;
+  receive(frame: Frame, nowMs: number): void;
+  /** Sends pages over a stream. @returns milliseconds until there may be more; null: not before something has come */
+  pump(nowMs: number, stream: number): number | null;
+  /** Gives the migration up, as far as this side may. */
+  giveUp(reason: string): void;
+  /** What to call where the channel has been broken: the same, where nothing can be in doubt. */
+  giveUpIfSafe(reason: string): void;
+  /** @returns false: the session is not in doubt, so there is nothing to decide */
+  override(choice: OverrideChoice): boolean;
+  progress(nowMs: number): MigrationProgressInit;
+  received(): ReceivedVmInit | null;
+}

@@ -1,0 +1,84 @@
+import { failed, type Result } from '../../kernel/failure.js';
+import type { Vm } from '../../kernel/kvm/vm.js';
+import type { Ledger } from '../../migration/ledger.js';
+import type { CopyLimits } from '../../migration/limits.js';
+import type { LocalSide, Transmit } from '../../migration/link.js';
+import { createSourceGuest } from '../../migration/local-source.js';
+import { Source } from '../../migration/source.js';
+import type { Half } from './half.js';
+
+export interface SourceHalfOptions {
+  readonly local: LocalSide;
+  readonly vm: Vm;
+  readonly ledger: Ledger;
+  readonly limits: CopyLimits;
+  readonly transmit: Transmit;
+  /** Something has happened that nobody has called for: the vCPUs have stopped. */
+  readonly stirred: () => void;
+}
+
+/** The half of the host that has the guest. A failure says why the guest cannot be sent. */
+export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred }: SourceHalfOptions): Result<Half> => {
+  const guest = createSourceGuest(vm, local.session);
+  if (failed(guest)) return guest;
+  const stop: typeof guest.stop = (stopped) =>
+    guest.stop((failure) => {
+      stopped(failure);
+      stirred();
+    });
+  const machine = new Source(local, { ...guest, stop }, ledger, limits, transmit);
+  const giveUp = (reason: string): void => machine.cancel(reason);
+  return {
+    role: 'source',
+    vm,
+    get phase() {
+      return machine.state.phase;
+    },
+    get reason() {
+      return machine.state.phase === 'stayed' ? machine.state.reason : '';
+    },
+    get standing() {
+      return machine.standing;
+    },
+    get ended() {
+      return machine.standing === 'sent' || machine.standing === 'stayed';
+    },
+    get closed() {
+      return machine.closed;
+    },
+    // A destination that hears 'unknown' of the boot that sent to it gives its copy up, as it would after 'stayed'.
+    get forgettable() {
+      return machine.standing === 'stayed';
+    },
+    connected: (stream) => machine.connected(stream),
+    disconnected: (stream) => machine.disconnected(stream),
+    tick: () => machine.tick(),
+    receive: (frame, nowMs) => machine.receive(frame, nowMs),
+    pump: (nowMs, stream) => machine.pump(nowMs, stream),
+    giveUp,
+    giveUpIfSafe: (reason) => {
+      if (machine.standing === 'sending') giveUp(reason);
+    },
+    override: (choice) => {
+      if (machine.standing !== 'in-doubt') return false;
+      if (choice === 'run') machine.forceRun(local.session);
+      else machine.forceSent(local.session);
+      return true;
+    },
+    progress: (nowMs) => {
+      const statistics = machine.statistics(nowMs);
+      return {
+        round: statistics.round,
+        pages_sent: statistics.pagesSent,
+        pages_left: statistics.pagesLeft,
+        bytes_sent: statistics.bytesSent,
+        bytes_per_second: statistics.bytesPerSecond,
+        dirty_pages_per_second: statistics.dirtyPagesPerSecond,
+        expected_downtime_ms: statistics.expectedDowntimeMs,
+        downtime_ms: statistics.downtimeMs,
+        throttle_percent: statistics.throttlePercent,
+      };
+    },
+    received: () => null,
+  };
+};
