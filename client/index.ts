@@ -74,7 +74,7 @@ export { type Decision, introduce, Migrations } from './migrations.js';
 export type { Answer, Outcome, Refusal } from './outcome.js';
 export { POST_MOVE_POLICIES, type PostMovePolicyName } from './post-move-policy.js';
 export { type IoctlArgument, Process, type Receiver, type SignalTarget } from './process.js';
-export type { ReceivedGuest } from './received-guest.js';
+export { type ReceivedGuest, receivedGuest } from './received-guest.js';
 export { type RelayOptions, relayMigration } from './relay.js';
 export { Sev } from './sev.js';
 export { SevPlatform } from './sev-platform.js';
