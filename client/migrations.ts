@@ -6,7 +6,6 @@ import {
   type Migration,
   OverrideDecision,
   type OverrideMigrationResponse,
-  type StartPostCopyResponse,
 } from '../gen/messages.js';
 import { MigrationService } from '../gen/services.js';
 import { type Caller, ENDLESS } from './call.js';
@@ -26,7 +25,7 @@ const DECISIONS: Readonly<Record<Decision, number>> = {
 
 const sessionOf = (_self: CallingObject, session: string) => ({ session });
 
-const migrationOf = ({ migration }: CancelMigrationResponse | StartPostCopyResponse | OverrideMigrationResponse): Migration =>
+const migrationOf = ({ migration }: CancelMigrationResponse | OverrideMigrationResponse): Migration =>
   present(migration, 'migration');
 
 const listMigrations = syscall(
@@ -43,13 +42,6 @@ export const migrationCalls = {
    * Errno: ENOENT (no such session).
    */
   cancel: syscall(MigrationService.cancelMigration, sessionOf, migrationOf),
-  /**
-   * Hands a plain guest over now; the pages that it still misses follow as it touches them. If either host or the link is lost
-   * for good meanwhile, the guest is lost.
-   * Errno: ENOENT (no such session), EINVAL (not begun with `post_copy`; no plain guest), EBUSY (nothing has been copied yet,
-   * or the guest is stopped).
-   */
-  startPostCopy: syscall(MigrationService.startPostCopy, sessionOf, migrationOf),
   /**
    * DANGEROUS. Decides for a session in doubt what the protocol cannot: the caller knows what became of the other host. If
    * that is wrong the guest runs twice. It is recorded.
