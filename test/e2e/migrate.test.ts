@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { migrate } from '../../client/index.js';
-import { type CountingGuest, type Host, plainGuest, runWhile, startHosts, upTo } from './migrating-guest.js';
+import { type CountingGuest, type Host, plainGuest, runWhile, sevGuest, startHosts, upTo } from './migrating-guest.js';
 
-const GUESTS: Readonly<Record<string, (host: Host) => Promise<CountingGuest>>> = { plain: plainGuest };
+const GUESTS: Readonly<Record<string, (host: Host) => Promise<CountingGuest>>> = { plain: plainGuest, SEV: sevGuest };
 
 describe.each(Object.entries(GUESTS))('a %s guest that counts while it migrates', (_name, makeGuest) => {
   let hosts: Awaited<ReturnType<typeof startHosts>>;

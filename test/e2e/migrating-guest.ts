@@ -64,6 +64,20 @@ export const plainGuest = async ({ process }: Host): Promise<CountingGuest> => {
   return await counting(process, await kvm.createVm(), async () => {});
 };
 
+export const sevGuest = async ({ process }: Host): Promise<CountingGuest> => {
+  await using kvm = await process.openKvm();
+  await using sev = await process.openSev();
+  const vm = await kvm.createVm();
+  await vm.sev.init();
+  return await counting(process, vm, async (address) => {
+    await vm.memoryEncryptRegRegion({ addr: address, size: MEMORY_BYTES });
+    await vm.sev.launchStart({ policy: 0 }, sev.fd);
+    await vm.sev.launchUpdateData({ uaddr: address, len: MEMORY_BYTES });
+    await vm.sev.launchMeasure({ len: 48 });
+    await vm.sev.launchFinish();
+  });
+};
+
 /**
  * Runs the guest until `over`; what it says goes to `serial`.
  * @returns why KVM_RUN did not go on, if it did not

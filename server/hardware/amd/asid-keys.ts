@@ -19,6 +19,8 @@ export type FlushResult = 'flushed' | 'wbinvd-required';
 export class AsidKeys {
   private readonly slots: (MemoryKey | null)[];
   private readonly dirty = new Set<Asid>();
+  /** Of the dirty ones, those of which caches do hold lines: a guest's key was in their slot. */
+  private readonly stale = new Set<Asid>();
   /** Cores that have not executed WBINVD since the last key was removed. */
   private readonly wbinvdPending = new Set<number>();
 
@@ -50,6 +52,11 @@ export class AsidKeys {
     return this.dirty.has(id);
   }
 
+  /** Whether a guest had this ASID, and it has not been flushed since. */
+  isStale(id: Asid): boolean {
+    return this.stale.has(id);
+  }
+
   /** Whether some ASID was used and has not been flushed since. */
   get needsFlush(): boolean {
     return this.dirty.size > 0;
@@ -65,6 +72,7 @@ export class AsidKeys {
   unload(id: Asid): void {
     this.slots[id] = null;
     this.dirty.add(id);
+    this.stale.add(id);
     this.requireWbinvd();
   }
 
@@ -83,6 +91,7 @@ export class AsidKeys {
   flushDataFabric(): FlushResult {
     if (this.wbinvdPending.size > 0) return 'wbinvd-required';
     this.dirty.clear();
+    this.stale.clear();
     return 'flushed';
   }
 

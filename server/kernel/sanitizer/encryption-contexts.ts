@@ -30,7 +30,8 @@ export class EncryptionContexts {
     if (this.keys === null) return;
     if (this.keys.keyOf(id) !== null)
       this.findings.report('kernel', 'ASID_REUSED_IN_USE', `ASID ${id} was handed out while a guest's key is in its slot`);
-    if (this.keys.isDirty(id))
+    // One that has had no guest is flushed with the platform's INIT, which may come after it has been handed out.
+    if (this.keys.isStale(id))
       this.findings.report('kernel', 'ASID_REUSED_WITHOUT_FLUSH', `ASID ${id} was handed out again without WBINVD and DF_FLUSH`);
   }
 

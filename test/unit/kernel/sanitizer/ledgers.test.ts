@@ -215,6 +215,13 @@ describe('ASIDs', () => {
     expect(findings.all.map(({ kind }) => kind)).toEqual(['ASID_REUSED_IN_USE', 'ASID_REUSED_WITHOUT_FLUSH']);
   });
 
+  it('may be handed out for the first time between a shutdown of the platform and its next initialisation', () => {
+    const { findings, keys, contexts } = setup();
+    keys.invalidateUnused();
+    contexts.asidAllocated(asid(1));
+    expect(findings.all).toEqual([]);
+  });
+
   it('have one owner, or a registered mirror of it', () => {
     const rig = createSevRig();
     const [owner, mirror, thief] = [rig.vmm.createSevGuest(), rig.vmm.createGuest(0), rig.vmm.createGuest(0)];
