@@ -1,5 +1,4 @@
 import type { MigrationProgressInit, ReceivedVmInit } from '../../../gen/messages.js';
-import { Failure } from '../../kernel/failure.js';
 import type { Vm } from '../../kernel/kvm/vm.js';
 import type { ChannelRole } from '../../migration/channel.js';
 import type { Frame, Standing } from '../../migration/message.js';
