@@ -86,7 +86,7 @@ export class Dispatch {
 
   /** Who calls, after limits, authorization and validation; for streams, which then run as many tasks as they need. */
   enter(path: string, role: Role, headers: CallHeaders, request: object): Result<Caller> {
-    const caller = this.identify(headers);
+    const caller = this.identify(role, headers);
     if (failed(caller)) return caller;
     return this.overLimit(caller) ?? authorize(path, role, caller, headers) ?? this.validate(path, request) ?? caller;
   }
@@ -145,9 +145,12 @@ export class Dispatch {
     return this.start(caller, call.path, handle, deliver, (failure) => deliver(refused(failure)));
   }
 
-  private identify(headers: CallHeaders): Result<Caller> {
+  private identify(role: Role, headers: CallHeaders): Result<Caller> {
     const { onLoopback, peer } = headers;
-    const process = this.host.processes.resolve(headers.process, onLoopback);
+    const { kernel, processes } = this.host;
+    // Whoever attaches from another machine has no process yet.
+    const ofNobody = role === 'anyone' && headers.process === undefined;
+    const process = ofNobody ? kernel.init : processes.resolve(headers.process, onLoopback);
     if (failed(process)) return process;
     if (headers.thread === undefined) return { process, thread: undefined, onLoopback, peer };
     const tid = Number(headers.thread);

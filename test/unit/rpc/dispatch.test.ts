@@ -89,6 +89,12 @@ describe('the dispatch', () => {
       expect(call({ handle: () => reply({}) }, { onLoopback: false, process }).replies[0]?.failure).not.toBeNull();
   });
 
+  it('lets those beyond loopback who have no token yet call what anyone may', () => {
+    const { call } = setUp();
+    const stranger = { onLoopback: false, process: undefined };
+    expect(call({ role: 'anyone', handle: () => reply({}) }, stranger).replies[0]?.failure).toBeNull();
+  });
+
   it('bounds the calls that a process has under way', () => {
     const { call } = setUp();
     const queue = new WaitQueue();
