@@ -64,15 +64,18 @@ export const guestDescriptionOf = (message: DescriptionMessage): Result<GuestDes
     vmsaFeatures: message.vmsa_features,
     irqchip: message.irqchip,
     pit: message.pit,
-    capabilities: message.capabilities,
-    vcpus: message.vcpus,
+    capabilities: message.capabilities.map(({ cap, argument }) => ({ cap, argument })),
+    vcpus: message.vcpus.map(({ id, cpuid }) => ({ id, cpuid })),
     slots: message.slots.map(({ id, gpa, bytes, flags, pinned }) => ({
       ...{ id, flags, pinned },
       gpa: Number(gpa),
       bytes: Number(bytes),
     })),
-    ioeventfds: message.ioeventfds,
-    irqfds: message.irqfds,
+    // Fields that are absent are the prototype's.
+    ioeventfds: message.ioeventfds.map(({ address, length, datamatch, pio, count }) => ({
+      ...{ address, length, datamatch, pio, count },
+    })),
+    irqfds: message.irqfds.map(({ gsi, resample, count }) => ({ gsi, resample, count })),
   };
 };
 

@@ -19,11 +19,10 @@ export interface DestinationHalfOptions {
   readonly transmit: Transmit;
 }
 
-/** What has been made, and of what it is a copy. */
+/** What has been made. */
 interface Arrival {
   readonly vm: Vm;
   readonly received: ReceivedVm;
-  readonly description: GuestDescription;
 }
 
 const vmOf = ({ files }: Process, fd: number): Vm => {
@@ -32,7 +31,7 @@ const vmOf = ({ files }: Process, fd: number): Vm => {
   throw new Error(`descriptor ${fd} is no VM`);
 };
 
-const arrivalView = ({ received, description }: Arrival): ReceivedVmInit => ({
+const receivedView = (received: ReceivedVm): ReceivedVmInit => ({
   vm_fd: received.vmFd,
   vcpu_fds: received.vcpuFds,
   other_fds: received.otherFds,
@@ -42,8 +41,8 @@ const arrivalView = ({ received, description }: Arrival): ReceivedVmInit => ({
     memory_size: bytes,
     userspace_addr: address,
   })),
-  ioeventfds: description.ioeventfds,
-  irqfds: description.irqfds,
+  ioeventfds: received.ioeventfds,
+  irqfds: received.irqfds,
 });
 
 /** The half of the host that is to have the guest. */
@@ -52,7 +51,8 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
   let wasPrepared = false;
   const receive = (description: GuestDescription) =>
     receiveGuest(kernel, process, description, (received) => {
-      arrival = { vm: vmOf(process, received.vmFd), received, description };
+      // Told again with what is known only at the end, when the process may have closed the descriptor.
+      arrival = { vm: arrival?.vm ?? vmOf(process, received.vmFd), received };
     });
   const machine = new Destination(local, receive, ledger, transmit);
   const giveUp = (reason: string): void => machine.abort(reason);
@@ -97,6 +97,6 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
       return true;
     },
     progress: () => ({ pages_sent: machine.pagesReceived }),
-    received: () => (arrival === null || machine.standing === 'aborted' ? null : arrivalView(arrival)),
+    received: () => (arrival === null || machine.standing === 'aborted' ? null : receivedView(arrival.received)),
   };
 };
