@@ -1,13 +1,14 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { DEFAULT_HOST_CONFIG, type HostConfig } from './kernel/config.js';
 import { POST_MOVE_POLICIES } from './kernel/kvm/post-move/policy.js';
+import { LOG_LEVELS, type LogLevel } from './log.js';
 import type { TlsOptions } from './tls.js';
 
 /** What the daemon was told on its command line. */
 export interface DaemonConfig {
   /** `host:port`; port 0 lets the system pick one. */
   readonly listen: string;
-  readonly logLevel: string;
+  readonly logLevel: LogLevel;
   /** Every lock point is a scheduling point, in an order that follows from the seed. */
   readonly preemptAtLocks: boolean;
   readonly host: HostConfig;
@@ -75,7 +76,7 @@ interface Options {
   dismantleReleasesIrqfds: boolean;
   snpMove: HostConfig['snpMove'];
   preemptAtLocks: boolean;
-  logLevel: string;
+  logLevel: LogLevel;
   stateDir?: string;
   peer: readonly string[];
   advertise?: string;
@@ -133,11 +134,7 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
     )
     .option('--migration-unsealed', 'DANGEROUS, for tests: guests travel as they are, to and from anybody', false)
     .option('--preempt-at-locks', 'let calls overtake each other at every lock, in an order that follows from the seed', false)
-    .addOption(
-      new Option('--log-level <level>', 'least level that is logged')
-        .choices(['debug', 'info', 'warn', 'error', 'silent'])
-        .default('info'),
-    )
+    .addOption(new Option('--log-level <level>', 'least level that is logged').choices(LOG_LEVELS).default('info'))
     .parse([...argv]);
   const options = command.opts<Options>();
   return {

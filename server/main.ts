@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { type Logger, pino } from 'pino';
 import { isLoopback, type MigrationConfig, parseConfig } from './config.js';
 import { createEntropy } from './hardware/entropy.js';
 import { createHost } from './kernel/kvm/host.js';
 import { type PickNext, Scheduler } from './kernel/sched/scheduler.js';
+import { createLog, type Log } from './log.js';
 import { createIdentity, fingerprint } from './migration/identity.js';
 import type { Host } from './rpc/call.js';
 import { createVolatileMigrationHost, type MigrationHost } from './rpc/migration/migration-host.js';
@@ -21,7 +21,7 @@ const preemptiveScheduler = (seed: string): Scheduler => {
   return new Scheduler({ pick, preemptAtLocks: true });
 };
 
-const callLog = (log: Logger): Host['log'] => (log.isLevelEnabled('debug') ? (call) => log.debug(call, 'call') : null);
+const callLog = (log: Log): Host['log'] => (log.writes('debug') ? (call) => log.debug('call', call) : null);
 
 /** What this daemon is to others; with a state directory it is the same at every start. */
 const migrationHost = ({ stateDir, peers, advertise, unsealed }: MigrationConfig, tls: Tls | null): MigrationHost => {
@@ -40,7 +40,7 @@ const migrationHost = ({ stateDir, peers, advertise, unsealed }: MigrationConfig
 
 const main = async (): Promise<void> => {
   const config = parseConfig(process.argv, VERSION);
-  const log = pino({ level: config.logLevel }, pino.destination({ fd: 2, sync: true }));
+  const log = createLog(config.logLevel, (line) => void process.stderr.write(line));
   const started = process.hrtime.bigint();
   const kernel = createHost(config.host, {
     clock: { now: () => process.hrtime.bigint() - started },
@@ -60,14 +60,14 @@ const main = async (): Promise<void> => {
 
   const host = config.listen.slice(0, config.listen.lastIndexOf(':'));
   if (!isLoopback(host) && tls === null)
-    log.warn({ listen: config.listen }, 'listening beyond loopback: whoever reaches the port may use it');
+    log.warn('listening beyond loopback: whoever reaches the port may use it', { listen: config.listen });
   if (migration.unsealed)
     log.warn('--migration-unsealed: guests are taken from anybody, and whoever carries them may change them');
   const port = await listen(server, config.listen, tls?.server);
   migration.advertise ??= `${host}:${port}`;
   process.stdout.write(`simkvmd listening on ${host}:${port}\n`);
   const identity = fingerprint(migration.identity.publicKey);
-  log.info({ listen: `${host}:${port}`, vendor: config.host.vendor, seed: config.host.seed, identity }, 'ready');
+  log.info('ready', { listen: `${host}:${port}`, vendor: config.host.vendor, seed: config.host.seed, identity });
 
   const stop = (): void => {
     server.forceShutdown();

@@ -7,12 +7,13 @@ import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { writeCodeCache } from './build/code-cache.js';
+import { deferred } from './build/deferred.js';
 
 const OUT = 'dist';
 const LAUNCHER = join(OUT, 'simkvmd.cjs');
 
 /** Loaded as they are: they find files beside themselves, and are imported lazily. */
-const EXTERNAL = ['@grpc/proto-loader', '@grpc/reflection', 'grpc-health-check', 'iced-x86', 'pino'];
+const EXTERNAL = ['@grpc/proto-loader', '@grpc/reflection', 'grpc-health-check', 'iced-x86'];
 
 const run = (bin: string, ...args: string[]): void => {
   execFileSync(join('node_modules', '.bin', bin), args, { stdio: 'inherit' });
@@ -32,7 +33,10 @@ await build({
   platform: 'node',
   target: 'node20',
   format: 'cjs',
+  // The launcher relies on it.
+  charset: 'ascii',
   external: EXTERNAL,
+  plugins: [deferred],
   // A script with a code cache cannot import; what is imported lazily is required lazily.
   supported: { 'dynamic-import': false },
   // Identifiers stay: stack traces are for people.

@@ -143,13 +143,17 @@ export type StructValue<S> = S extends Struct<infer F> ? ValueOf<F> : never;
 
 const viewOf = (data: Uint8Array): DataView => new DataView(data.buffer, data.byteOffset, data.byteLength);
 
+const newScratch = (size: number): { readonly bytes: Uint8Array; readonly view: DataView } => {
+  const bytes = new Uint8Array(size);
+  return { bytes, view: viewOf(bytes) };
+};
+
 /** Declares a structure of the kernel's user API. Bytes that no field covers are padding: ignored and written as zero. */
 export const struct = <F extends Fields>(name: string, size: number, fields: F): Struct<F> => {
   const entries: readonly (readonly [keyof F & string, Field<unknown>])[] = Object.entries(fields);
   for (const [field, { offset, size: length }] of entries)
     if (offset + length > size) throw new Error(`${name}.${field} lies beyond the structure's ${size} bytes`);
-  const scratch = new Uint8Array(size);
-  const scratchView = viewOf(scratch);
+  let scratch: { readonly bytes: Uint8Array; readonly view: DataView } | null = null;
   const writeTo = (view: DataView, value: Partial<ValueOf<F>>, base: number): void => {
     for (const [field, codec] of entries) {
       const item = value[field];
@@ -173,9 +177,10 @@ export const struct = <F extends Fields>(name: string, size: number, fields: F):
       return new Uint8Array(buffer);
     },
     encodeOnce: (value) => {
-      scratch.fill(0);
-      writeTo(scratchView, value, 0);
-      return scratch;
+      scratch ??= newScratch(size);
+      scratch.bytes.fill(0);
+      writeTo(scratch.view, value, 0);
+      return scratch.bytes;
     },
   };
 };
