@@ -47,14 +47,15 @@ export const startServer = async (program: string, ...args: string[]): Promise<C
   };
 };
 
-export const startSimkvmd = (): Promise<ChildServer> => startServer(SIMKVMD, '--listen', '127.0.0.1:0', '--log-level', 'error');
+export const startSimkvmd = (...args: string[]): Promise<ChildServer> =>
+  startServer(SIMKVMD, '--listen', '127.0.0.1:0', '--log-level', 'error', ...args);
 
-/** The bare server, bundled as the daemon is: finding and reading modules is not what is compared. */
-export const bundleEchoServer = async (): Promise<{ program: string } & AsyncDisposable> => {
+/** A bare server, bundled as the daemon is: finding and reading modules is not what is compared. */
+export const bundleServer = async (name: 'echo-server' | 'bare-stream'): Promise<{ program: string } & AsyncDisposable> => {
   const folder = mkdtempSync(join(tmpdir(), 'simkvm-bench-'));
-  const program = join(folder, 'echo-server.cjs');
+  const program = join(folder, `${name}.cjs`);
   await build({
-    entryPoints: [fileURLToPath(new URL('./echo-server.js', import.meta.url))],
+    entryPoints: [fileURLToPath(new URL(`./${name}.js`, import.meta.url))],
     outfile: program,
     bundle: true,
     platform: 'node',

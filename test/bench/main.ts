@@ -1,5 +1,5 @@
 import { table } from '../../client/cli/output.js';
-import { bundleEchoServer, startServer, startSimkvmd } from './child-server.js';
+import { bundleServer, startServer, startSimkvmd } from './child-server.js';
 import { measureColdStart } from './cold-start.js';
 import { measureCpu } from './cpu.js';
 import type { Figure } from './figure.js';
@@ -7,6 +7,8 @@ import { measureInProcess } from './in-process.js';
 import { measureKvmRun } from './kvm-run.js';
 import { measureMemory } from './memory.js';
 import { measureMemslots } from './memslots.js';
+import { measureMigration } from './migration.js';
+import { measureDowntime } from './migration-downtime.js';
 import { measureSev } from './sev.js';
 import { measureUnary } from './unary.js';
 
@@ -19,7 +21,7 @@ const row = ({ name, ours, baseline, ratio, target }: Figure): string[] => [name
 
 const say = (what: string): void => void process.stderr.write(`${what} ...\n`);
 
-await using echoServer = await bundleEchoServer();
+await using echoServer = await bundleServer('echo-server');
 const figures: Figure[] = [];
 {
   say('unary ioctls');
@@ -35,6 +37,10 @@ say('ioctls and memslots in process');
 figures.push(...measureInProcess(), ...measureMemslots());
 say('SEV commands on guest memory');
 figures.push(...(await measureSev()));
+say('migration');
+figures.push(...(await measureMigration(say)));
+say('downtime of a migration');
+figures.push(...(await measureDowntime()));
 say('cold start');
 figures.push(...(await measureColdStart(echoServer.program)));
 say('resident memory');
