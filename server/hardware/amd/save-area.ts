@@ -2,7 +2,7 @@ import { Attr } from '../cpu/registers.js';
 import type { CpuState } from '../cpu/state.js';
 import type { GeneralRegisters, SegmentName } from '../cpu/types.js';
 import type { Field } from './byte-layout.js';
-import { VMSA, type VmsaSegment } from './vmsa.js';
+import { SEV_FEATURE, VMSA, type VmsaSegment } from './vmsa.js';
 
 /**
  * What VMRUN loads from the save area of an encrypted vCPU and VMEXIT puts there (APM volume 2, 15.35.2 and table B-4):
@@ -47,14 +47,21 @@ const MSRS: readonly (readonly [number, Field<bigint>])[] = [
 ];
 const MSR_TSC_AUX = 0xc000_0103;
 
+const DEBUG_STATUS_AND_CONTROL: readonly (readonly [number, Field<bigint>])[] = [
+  [6, VMSA.dr6],
+  [7, VMSA.dr7],
+];
 const DEBUG: readonly (readonly [number, Field<bigint>])[] = [
   [0, VMSA.dr0],
   [1, VMSA.dr1],
   [2, VMSA.dr2],
   [3, VMSA.dr3],
-  [6, VMSA.dr6],
-  [7, VMSA.dr7],
+  ...DEBUG_STATUS_AND_CONTROL,
 ];
+
+/** DR0 to DR3 are swapped only with DebugSwap (APM volume 2, table B-3): without, the guest sees and changes the host's. */
+const swappedDebugRegisters = (page: Uint8Array): typeof DEBUG =>
+  (VMSA.sevFeatures.get(page) & SEV_FEATURE.DEBUG_SWAP) === 0n ? DEBUG_STATUS_AND_CONTROL : DEBUG;
 
 /** Writes the CPU's registers into a save area as the CPU sees it, and leaves all its other fields. */
 export function storeSaveArea(state: CpuState, page: Uint8Array): void {
@@ -76,7 +83,7 @@ export function storeSaveArea(state: CpuState, page: Uint8Array): void {
   VMSA.cr4.set(page, state.cr4);
   VMSA.vintrCtrl.set(page, state.cr8);
   VMSA.xcr0.set(page, state.xcr0Value);
-  for (const [index, field] of DEBUG) field.set(page, state.debugRegister(index));
+  for (const [index, field] of swappedDebugRegisters(page)) field.set(page, state.debugRegister(index));
   for (const [index, field] of MSRS) field.set(page, state.readMsr(index) ?? 0n);
   VMSA.tscAux.set(page, Number((state.readMsr(MSR_TSC_AUX) ?? 0n) & 0xffff_ffffn));
   storeFpu(state, page);
@@ -104,7 +111,7 @@ export function loadSaveArea(state: CpuState, page: Uint8Array): boolean {
   state.cr4 = VMSA.cr4.get(page);
   state.cr8 = VMSA.vintrCtrl.get(page);
   state.xcr0Value = VMSA.xcr0.get(page);
-  for (const [index, field] of DEBUG) state.setDebugRegister(index, field.get(page));
+  for (const [index, field] of swappedDebugRegisters(page)) state.setDebugRegister(index, field.get(page));
   for (const [index, field] of MSRS) state.writeMsr(index, field.get(page));
   state.writeMsr(MSR_TSC_AUX, BigInt(VMSA.tscAux.get(page)));
   loadFpu(state, page);

@@ -98,6 +98,11 @@ export interface Intercepts {
    * guest as #VC with the exit code as error code.
    */
   readonly nonAutomatic: 'exit' | 'vc';
+  /**
+   * SEV_FEATURES has DebugSwap: the save area holds all debug registers, so the guest may have DR7 for itself. Absent: an
+   * access to DR7 is #VC where the state is encrypted.
+   */
+  readonly debugSwap?: boolean;
 }
 
 /** SVM exit codes, as #VC delivers them in its error code. Source: APM volume 2, appendix C. */

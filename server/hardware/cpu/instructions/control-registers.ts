@@ -125,7 +125,7 @@ export function moveDebug(core: Core, instruction: Instruction): Compiled {
   return end(() => {
     if (index !== encoded && (state.cr4Lo & Cr4.DE) !== 0) throw new GuestFault(Vector.UD, null);
     core.requirePrivilege();
-    if (index === 7 && core.intercepts.nonAutomatic === 'vc') {
+    if (index === 7 && core.intercepts.nonAutomatic === 'vc' && core.intercepts.debugSwap !== true) {
       throw new GuestFault(Vector.VC, toDebug ? SvmExitCode.WRITE_DR7 : SvmExitCode.READ_DR7);
     }
     if ((state.dr[14] & DR7_GD) !== 0) {

@@ -11,6 +11,9 @@ export const SCRATCH_LIMIT = 16 * 1024;
 
 /** What the host writes into `sw_exit_info_1` when a request is malformed, and why into `sw_exit_info_2`. */
 const MALFORMED_INPUT = 2n;
+/** The same field: the host asks for an exception, which `sw_exit_info_2` has in the format of EVENTINJ (APM volume 2, 15.20). */
+const ISSUE_EXCEPTION = 1n;
+const EVENT_INJECTION = { EXCEPTION: 3n << 8n, VALID: 1n << 31n } as const;
 export const GHCB_ERR = {
   INVALID_USAGE: 2n,
   INVALID_SCRATCH_AREA: 3n,
@@ -34,6 +37,9 @@ export interface GhcbRequest {
   readonly rax: bigint | null;
   readonly rbx: bigint | null;
   readonly rcx: bigint | null;
+  readonly rdx: bigint | null;
+  readonly cpl: bigint | null;
+  readonly xcr0: bigint | null;
 }
 
 export type GhcbHandler = (request: GhcbRequest) => Turn;
@@ -51,6 +57,13 @@ export const reject = (request: Pick<GhcbRequest, 'vcpu' | 'ghcb'>, reason: bigi
   withGhcb(request, (page) => {
     setGhcbField(page, GHCB.swExitInfo1, MALFORMED_INPUT);
     setGhcbField(page, GHCB.swExitInfo2, reason);
+  });
+
+/** `svm_vmgexit_inject_exception`: the guest is asked to take an exception where it has asked. */
+export const issueException = (request: GhcbRequest, vector: number): Turn =>
+  withGhcb(request, (page) => {
+    setGhcbField(page, GHCB.swExitInfo1, ISSUE_EXCEPTION);
+    setGhcbField(page, GHCB.swExitInfo2, EVENT_INJECTION.VALID | EVENT_INJECTION.EXCEPTION | BigInt(vector));
   });
 
 /** `svm_vmgexit_success`, `svm_vmgexit_no_action`: answers with a value of exit_info_2. */

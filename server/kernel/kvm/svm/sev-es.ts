@@ -9,6 +9,7 @@ import type { Vcpu } from '../vcpu.js';
 import type { VendorExit } from '../x86/ops.js';
 import type { Turn } from '../x86/vcpu-arch.js';
 import { holdForSipi } from './ap-reset-hold.js';
+import { monitor, msrAccess, mwait, rdpmc, vmmcall } from './ghcb-instructions.js';
 import { GHCB_HV_FT_SUPPORTED, handleMsrProtocol, terminate } from './ghcb-msr.js';
 import {
   answerRegisters,
@@ -94,9 +95,12 @@ const stringIo = (request: GhcbRequest, access: { port: number; size: 1 | 2 | 4;
   return data === null ? reject(request, GHCB_ERR.INVALID_SCRATCH_AREA) : portOut(vcpu, access, data);
 };
 
+/** The leaf whose answer depends on XCR0, which the guest has to show. */
+const CPUID_XSTATE = 0xdn;
+
 const cpuidExit: GhcbHandler = (request) => {
-  const { vcpu, rax, rcx } = request;
-  if (rax === null || rcx === null) return reject(request, GHCB_ERR.MISSING_INPUT);
+  const { vcpu, rax, rcx, xcr0 } = request;
+  if (rax === null || rcx === null || (rax === CPUID_XSTATE && xcr0 === null)) return reject(request, GHCB_ERR.MISSING_INPUT);
   const { eax, ebx, ecx, edx } = vcpu.arch.cpuid.query(Number(rax & 0xffff_ffffn), Number(rcx & 0xffff_ffffn));
   const [a, b, c, d] = [eax, ebx, ecx, edx].map((value) => BigInt(value >>> 0));
   return answerRegisters(request, { rax: a, rbx: b, rcx: c, rdx: d });
@@ -131,11 +135,27 @@ const HANDLERS: ReadonlyMap<bigint, GhcbHandler> = new Map<bigint, GhcbHandler>(
   [GHCB_EXIT.TERMINATION, ({ vcpu, ghcb }) => turnOf(terminate(vcpu, BigInt(ghcb)))],
   [BigInt(SvmExitCode.IOIO), ioExit],
   [BigInt(SvmExitCode.CPUID), cpuidExit],
+  [BigInt(SvmExitCode.MSR), msrAccess],
+  [BigInt(SvmExitCode.VMMCALL), vmmcall],
+  [BigInt(SvmExitCode.RDPMC), rdpmc],
+  [BigInt(SvmExitCode.MONITOR), monitor],
+  [BigInt(SvmExitCode.MWAIT), mwait],
+  // The guest's own value is in its save area, which nobody else can change: what it says is noted, and nothing done.
+  [BigInt(SvmExitCode.READ_DR7), () => 'again'],
+  [BigInt(SvmExitCode.WRITE_DR7), (request) => (request.rax === null ? reject(request, GHCB_ERR.MISSING_INPUT) : 'again')],
   [BigInt(SvmExitCode.WBINVD), () => 'again'],
   [BigInt(SvmExitCode.INVD), () => 'again'],
+  // `sev_es_validate_vmgexit` lets these pass, and svm has no handler for them: it never intercepts RDTSC.
+  [BigInt(SvmExitCode.RDTSC), ({ vcpu, code }) => unhandled(vcpu, code)],
+  [BigInt(SvmExitCode.RDTSCP), ({ vcpu, code }) => unhandled(vcpu, code)],
+  [GHCB_EXIT.UNSUPPORTED, ({ info1 }) => unsupportedEvent(info1)],
 ]);
 
-/** `svm_handle_invalid_exit`: an exit that the guest has made up, or that this host does not handle. */
+/** A #VC that the guest could not handle: KVM_RUN is EINVAL. */
+const unsupportedEvent = (info1: bigint): Failure =>
+  new Failure('EINVAL', 'GHCB_UNSUPPORTED_EVENT', 'sev_handle_vmgexit', { exit_info_1: `0x${info1.toString(16)}` });
+
+/** `svm_handle_invalid_exit`: a well-formed request that no exit handler of svm takes. */
 const unhandled = (vcpu: Vcpu, code: bigint): Turn => {
   const data = [code, BigInt(physicalCpu(vcpu))];
   const suberror = KVM_INTERNAL_ERROR.UNEXPECTED_EXIT_REASON;
@@ -165,6 +185,9 @@ const takeRequest = (module: SevModule, current: Task, vcpu: Vcpu, ghcb: Gpa, pa
     rax: valid(GHCB.rax),
     rbx: valid(GHCB.rbx),
     rcx: valid(GHCB.rcx),
+    rdx: valid(GHCB.rdx),
+    xcr0: valid(GHCB.xcr0),
+    cpl: isGhcbFieldValid(page, GHCB.cpl) ? BigInt(GHCB.cpl.get(page)) : null,
   };
   clearGhcbFields(page);
   return request;
@@ -190,5 +213,5 @@ export const handleVmgexit = (module: SevModule, current: Task, vcpu: Vcpu): Tur
   setGhcbField(page, GHCB.swExitInfo1, 0n);
   setGhcbField(page, GHCB.swExitInfo2, 0n);
   const handler = HANDLERS.get(request.code);
-  return handler === undefined ? unhandled(vcpu, request.code) : handler(request);
+  return handler === undefined ? reject(request, GHCB_ERR.INVALID_EVENT) : handler(request);
 };

@@ -1,6 +1,6 @@
 import { LAUNCH_UPDATE } from '../../../hardware/amd/command-buffers.js';
 import { loadSaveArea, storeSaveArea } from '../../../hardware/amd/save-area.js';
-import { VMSA } from '../../../hardware/amd/vmsa.js';
+import { SEV_FEATURE, VMSA } from '../../../hardware/amd/vmsa.js';
 import { CpuState } from '../../../hardware/cpu/state.js';
 import { PAGE_SIZE } from '../../../hardware/units.js';
 import { Failure, failed, type Result } from '../../failure.js';
@@ -94,6 +94,7 @@ export const creationInProgress = (vm: Vm, kernelRef: string): Failure | null =>
 /** Copies all registers of a CPU. */
 const copyState = (from: CpuState, to: CpuState): CpuState => {
   const image = new Uint8Array(PAGE_SIZE);
+  VMSA.sevFeatures.set(image, SEV_FEATURE.DEBUG_SWAP);
   storeSaveArea(from, image);
   if (!loadSaveArea(to, image)) throw new Error('registers that a CPU has held cannot be loaded again');
   return to;
@@ -123,9 +124,9 @@ export const syncSaveArea = (vcpu: Vcpu): Result<Page> => {
   const { saveArea } = toSvm(vcpu).sevEs;
   if (saveArea === null) throw new Error(`vcpu ${vcpu.id} of an SEV-ES guest has no save area`);
   const image = saveArea.page.frame.viewForWrite(null);
+  VMSA.sevFeatures.set(image, toSevInfo(vcpu.vm).vmsaFeatures);
   storeSaveArea(cpu.state, image);
   VMSA.gPat.set(image, PAT_RESET);
-  VMSA.sevFeatures.set(image, toSevInfo(vcpu.vm).vmsaFeatures);
   return saveArea.page;
 };
 

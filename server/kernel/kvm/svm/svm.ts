@@ -1,5 +1,6 @@
 import { C_BIT_POSITION } from '../../../hardware/amd/firmware-memory.js';
 import { GuestReverseMap } from '../../../hardware/amd/reverse-map.js';
+import { SEV_FEATURE } from '../../../hardware/amd/vmsa.js';
 import { Failure } from '../../failure.js';
 import type { Kernel } from '../../kernel.js';
 import { KVM_X86_SEV } from '../../uapi/constants.js';
@@ -85,6 +86,7 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
     visibleState: (vcpu) => toSvm(vcpu).staleState ?? vcpu.arch.cpu.state,
     memoryEncryption: (vcpu) => (toSvm(vcpu).vmcb.sevEnabled ? { kind: 'sev', cBit: C_BIT_POSITION } : { kind: 'none' }),
     encryptedState: (vcpu) => toSvm(vcpu).vmcb.sevEsEnabled,
+    debugSwap: (vcpu) => (toSevInfo(vcpu.vm).vmsaFeatures & SEV_FEATURE.DEBUG_SWAP) !== 0n,
     encryptionKey: (vcpu) => {
       const { vmcb } = toSvm(vcpu);
       return vmcb.sevEnabled ? module.amd.asidKeys.keyOf(vmcb.asid) : null;

@@ -23,10 +23,10 @@ export class CpuMode {
       this.encryption = encryption;
       arch.cpu.setEncryption(encryption);
     }
-    this.applyIntercepts(vcpu, ops.encryptedState(vcpu));
+    this.applyIntercepts(vcpu, ops.encryptedState(vcpu), ops.debugSwap?.(vcpu) ?? false);
   }
 
-  private applyIntercepts(vcpu: Vcpu, encrypted: boolean): void {
+  private applyIntercepts(vcpu: Vcpu, encrypted: boolean, debugSwap: boolean): void {
     const { arch } = vcpu;
     const { control } = arch.guestDebug;
     const singleStep = (control & KVM_GUESTDBG.SINGLESTEP) !== 0;
@@ -35,7 +35,8 @@ export class CpuMode {
     let exceptions = this.encryption.kind === 'none' ? 1 << Vector.UD : 0;
     if ((control & KVM_GUESTDBG.USE_SW_BP) !== 0) exceptions |= 1 << Vector.BP;
     if ((control & KVM_GUESTDBG.USE_HW_BP) !== 0) exceptions |= 1 << Vector.DB;
-    const wanted = exceptions | (singleStep ? 1 << 28 : 0) | (cr8Write ? 1 << 29 : 0) | (encrypted ? 1 << 30 : 0);
+    const modes = (debugSwap ? 1 << 27 : 0) | (singleStep ? 1 << 28 : 0) | (cr8Write ? 1 << 29 : 0) | (encrypted ? 1 << 30 : 0);
+    const wanted = exceptions | modes;
     if (wanted === this.intercepts) return;
     this.intercepts = wanted;
     arch.cpu.setIntercepts({
@@ -46,6 +47,7 @@ export class CpuMode {
       writeTraps: encrypted,
       singleStep,
       nonAutomatic: encrypted ? 'vc' : 'exit',
+      debugSwap,
       msr: (index, write) => msrIntercepted(vcpu, index, write),
     });
   }

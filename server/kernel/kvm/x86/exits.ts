@@ -2,7 +2,7 @@ import { Gpr, Vector } from '../../../hardware/cpu/registers.js';
 import type { CpuExit, NestedFaultExit } from '../../../hardware/cpu/types.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
-import { KVM_EXIT, KVM_MP_STATE, KVM_X86_DISABLE_EXITS, KVM_X86_QUIRK } from '../../uapi/constants.js';
+import { KVM_EXIT, KVM_MP_STATE, KVM_X86_DISABLE_EXITS } from '../../uapi/constants.js';
 import { kvm_run__memory_fault } from '../../uapi/kvm-run.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
 import { cpuidForGuest } from './cpuid-runtime.js';
@@ -12,6 +12,7 @@ import { Emulation } from './emulate.js';
 import { emulateHypercall } from './hypercall.js';
 import { queueException } from './inject.js';
 import { emulationFailure, exitDeliveringEvent, exitUnexpected } from './internal-error.js';
+import { monitorIsNop } from './monitor.js';
 import { emulateRdmsr, emulateWrmsr } from './msr-exit.js';
 import { KvmPageFault, RETRY } from './page-fault.js';
 import { fastPio } from './pio.js';
@@ -188,10 +189,8 @@ const emulateRdtsc = (vcpu: Vcpu, withAux: boolean): Turn => {
 
 const TSC_AUX = 0xc000_0103;
 
-/** `kvm_emulate_monitor_mwait`: a NOP, unless userspace has switched the quirk off and CPUID does not have it. */
 const emulateMonitor = (vcpu: Vcpu): Turn => {
-  const known = (((vcpu.arch.cpuid.find(1, 0)?.ecx ?? 0) >>> 3) & 1) === 1;
-  if (known || vcpu.vm.arch.quirkEnabled(KVM_X86_QUIRK.MWAIT_NEVER_UD_FAULTS)) return skipEmulatedInstruction(vcpu);
+  if (monitorIsNop(vcpu)) return skipEmulatedInstruction(vcpu);
   queueException(vcpu, Vector.UD);
   return 'again';
 };

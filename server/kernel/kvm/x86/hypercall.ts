@@ -15,27 +15,49 @@ const KVM_ENOSYS = 1000n;
 const MASK32 = 0xffff_ffffn;
 const GFN_SHIFT = 12n;
 
+/** What a guest has in its registers when it calls, and what becomes of the result. */
+export interface Hypercall {
+  /** 64-bit mode. */
+  readonly wide: boolean;
+  readonly cpl: number;
+  readonly nr: bigint;
+  readonly args: readonly [bigint, bigint, bigint];
+  finish(result: bigint): Turn;
+}
+
 /**
  * `kvm_emulate_hypercall`, by VMMCALL or VMCALL. The paravirtual features of KVM are not offered, so of its hypercalls
  * only KVM_HC_MAP_GPA_RANGE does something, and that is userspace's to do. Where the guest has used the other vendor's
  * instruction, real KVM patches it (KVM_X86_QUIRK_FIX_HYPERCALL_INSN); here it is taken as it is.
  */
 export const emulateHypercall = (vcpu: Vcpu): Turn => {
-  const { arch } = vcpu;
-  const { state } = arch;
+  const { state } = vcpu.arch;
   const wide = state.code64;
   const register = (index: number): bigint => (wide ? state.register(index) : state.register(index) & MASK32);
-  const finish = (result: bigint): Turn => {
-    state.setRegister(Gpr.RAX, BigInt.asUintN(wide ? 64 : 32, result));
+  return hypercall(vcpu, {
+    wide,
+    cpl: state.cpl,
+    nr: register(Gpr.RAX),
+    args: [register(Gpr.RBX), register(Gpr.RCX), register(Gpr.RDX)],
+    finish: (result) => {
+      state.setRegister(Gpr.RAX, result);
+      return skipEmulatedInstruction(vcpu);
+    },
+  });
+};
+
+/** `____kvm_emulate_hypercall`, whatever way the guest has called. */
+export const hypercall = (vcpu: Vcpu, { wide, cpl, nr, args, finish }: Hypercall): Turn => {
+  const { arch, vm } = vcpu;
+  const done = (result: bigint): Turn => {
     arch.stat.hypercalls++;
-    return skipEmulatedInstruction(vcpu);
+    return finish(BigInt.asUintN(wide ? 64 : 32, result));
   };
-  if (state.cpl !== 0) return finish(-KVM_EPERM);
-  const nr = register(Gpr.RAX);
-  if (nr !== BigInt(KVM_HC.MAP_GPA_RANGE) || ((vcpu.vm.arch.hypercallExitMask >> nr) & 1n) === 0n) return finish(-KVM_ENOSYS);
-  const [gpa, npages, attributes] = [register(Gpr.RBX), register(Gpr.RCX), register(Gpr.RDX)];
+  if (cpl !== 0) return done(-KVM_EPERM);
+  if (nr !== BigInt(KVM_HC.MAP_GPA_RANGE) || ((vm.arch.hypercallExitMask >> nr) & 1n) === 0n) return done(-KVM_ENOSYS);
+  const [gpa, npages, attributes] = args;
   const first = gpa >> GFN_SHIFT;
-  if (gpa % BigInt(PAGE_SIZE) !== 0n || npages === 0n || BigInt.asUintN(64, first + npages) <= first) return finish(-KVM_EINVAL);
+  if (gpa % BigInt(PAGE_SIZE) !== 0n || npages === 0n || BigInt.asUintN(64, first + npages) <= first) return done(-KVM_EINVAL);
   arch.run.exit(KVM_EXIT.HYPERCALL, kvm_run__hypercall, {
     nr,
     args: [gpa, npages, attributes, 0n, 0n, 0n],
@@ -45,8 +67,8 @@ export const emulateHypercall = (vcpu: Vcpu): Turn => {
   });
   arch.completion = completion('hypercall', true, () => {
     const { ret } = arch.run.read(kvm_run__hypercall);
-    if (ret === 0n) vcpu.vm.arch.sharedFrames.mapGpaRange(Number(first), Number(npages), attributes);
-    return finish(ret);
+    if (ret === 0n) vm.arch.sharedFrames.mapGpaRange(Number(first), Number(npages), attributes);
+    return done(ret);
   });
   return 'to-user';
 };

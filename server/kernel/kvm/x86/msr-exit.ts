@@ -26,23 +26,43 @@ export const msrIntercepted = (vcpu: Vcpu, index: number, write: boolean): boole
 const refusal = (vcpu: Vcpu, index: number): Reason =>
   getMsr(vcpu, index, true) === null ? KVM_MSR_EXIT_REASON.UNKNOWN : KVM_MSR_EXIT_REASON.INVAL;
 
-/** `kvm_msr_user_space`: userspace decides if it has asked for this reason; else #GP. */
+/** `complete_emulated_msr` and its kin: where an access came from, and where its outcome goes. */
+export interface MsrAccess {
+  /** RDMSR: its value. */
+  loaded(value: bigint): Turn;
+  /** WRMSR is done. */
+  stored(): Turn;
+  /** Nobody knows the MSR, or it does not take the value. */
+  refused(): Turn;
+}
+
+/** An access by the instruction at RIP. */
+const byInstruction = (vcpu: Vcpu): MsrAccess => ({
+  loaded: (value) => {
+    loadEdxEax(vcpu, value);
+    return skipEmulatedInstruction(vcpu);
+  },
+  stored: () => skipEmulatedInstruction(vcpu),
+  refused: () => generalProtection(vcpu),
+});
+
+/** `kvm_msr_user_space`: userspace decides if it has asked for this reason; else the access is refused. */
 const toUserspace = (
   vcpu: Vcpu,
+  access: MsrAccess,
   exit: typeof KVM_EXIT.X86_RDMSR | typeof KVM_EXIT.X86_WRMSR,
   reason: Reason,
   index: number,
   data: bigint,
 ): Turn => {
   const { arch, vm } = vcpu;
-  if ((vm.arch.userSpaceMsrMask & reason) === 0) return generalProtection(vcpu);
+  if ((vm.arch.userSpaceMsrMask & reason) === 0) return access.refused();
   arch.run.exit(exit, kvm_run__msr, { error: 0, reason, index, data });
   const reads = exit === KVM_EXIT.X86_RDMSR;
   arch.completion = completion('msr', reads, () => {
     const answer = arch.run.msrAnswer();
-    if (answer.error) return generalProtection(vcpu);
-    if (reads) loadEdxEax(vcpu, answer.data);
-    return skipEmulatedInstruction(vcpu);
+    if (answer.error) return access.refused();
+    return reads ? access.loaded(answer.data) : access.stored();
   });
   return 'to-user';
 };
@@ -53,19 +73,19 @@ const loadEdxEax = ({ arch }: Vcpu, value: bigint): void => {
 };
 
 /** `kvm_emulate_rdmsr`. */
-export const emulateRdmsr = (vcpu: Vcpu, index: number): Turn => {
+export const emulateRdmsr = (vcpu: Vcpu, index: number, access = byInstruction(vcpu)): Turn => {
   if (!allowed(vcpu, index, KVM_MSR_FILTER.READ))
-    return toUserspace(vcpu, KVM_EXIT.X86_RDMSR, KVM_MSR_EXIT_REASON.FILTER, index, 0n);
+    return toUserspace(vcpu, access, KVM_EXIT.X86_RDMSR, KVM_MSR_EXIT_REASON.FILTER, index, 0n);
   const value = getMsr(vcpu, index, false);
-  if (value === null) return toUserspace(vcpu, KVM_EXIT.X86_RDMSR, refusal(vcpu, index), index, 0n);
-  loadEdxEax(vcpu, value);
-  return skipEmulatedInstruction(vcpu);
+  if (value === null) return toUserspace(vcpu, access, KVM_EXIT.X86_RDMSR, refusal(vcpu, index), index, 0n);
+  return access.loaded(value);
 };
 
 /** `kvm_emulate_wrmsr`. */
-export const emulateWrmsr = (vcpu: Vcpu, index: number, value: bigint): Turn => {
+export const emulateWrmsr = (vcpu: Vcpu, index: number, value: bigint, access = byInstruction(vcpu)): Turn => {
   if (!allowed(vcpu, index, KVM_MSR_FILTER.WRITE))
-    return toUserspace(vcpu, KVM_EXIT.X86_WRMSR, KVM_MSR_EXIT_REASON.FILTER, index, value);
-  if (!setMsr(vcpu, index, value, false)) return toUserspace(vcpu, KVM_EXIT.X86_WRMSR, refusal(vcpu, index), index, value);
-  return skipEmulatedInstruction(vcpu);
+    return toUserspace(vcpu, access, KVM_EXIT.X86_WRMSR, KVM_MSR_EXIT_REASON.FILTER, index, value);
+  if (!setMsr(vcpu, index, value, false))
+    return toUserspace(vcpu, access, KVM_EXIT.X86_WRMSR, refusal(vcpu, index), index, value);
+  return access.stored();
 };

@@ -84,6 +84,8 @@ export interface KvmX86Ops {
   memoryEncryption(vcpu: Vcpu): MemoryEncryption;
   /** The VMCB asks for encrypted state (SEV-ES): non-automatic exits become #VC, and control registers are trapped. */
   encryptedState(vcpu: Vcpu): boolean;
+  /** `sev_vcpu_has_debug_swap`: the guest has all debug registers to itself. */
+  debugSwap?(vcpu: Vcpu): boolean;
   /** The key through which this vCPU's encrypted accesses go; null: it has none. */
   encryptionKey(vcpu: Vcpu): MemoryKey | null;
   /** A last look at a translation that the nested page tables give (RMP, TD ownership). */

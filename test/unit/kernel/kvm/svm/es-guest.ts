@@ -4,7 +4,7 @@ import { PAGE_SIZE } from '../../../../../server/hardware/units.js';
 import type { ShmemObject } from '../../../../../server/kernel/mm/memory-object.js';
 import { IOCTL } from '../../../../../server/kernel/uapi/ioctls.js';
 import { kvm_regs, kvm_sregs } from '../../../../../server/kernel/uapi/x86-structs.js';
-import type { Guest, Vmm } from './sev-rig.js';
+import type { Guest, SevGuestOptions, Vmm } from './sev-rig.js';
 
 /** Guest memory of an SEV-ES guest in 64-bit mode. */
 const PML4 = 0x1000;
@@ -31,6 +31,8 @@ export interface GhcbRequest {
   readonly rax?: bigint;
   readonly rbx?: bigint;
   readonly rcx?: bigint;
+  readonly rdx?: bigint;
+  readonly cpl?: number;
   readonly scratch?: bigint;
   /** Into the shared buffer. */
   readonly data?: Uint8Array;
@@ -54,6 +56,8 @@ export const template = (request: GhcbRequest): Uint8Array => {
   if (request.rax !== undefined) setGhcbField(page, GHCB.rax, request.rax);
   if (request.rbx !== undefined) setGhcbField(page, GHCB.rbx, request.rbx);
   if (request.rcx !== undefined) setGhcbField(page, GHCB.rcx, request.rcx);
+  if (request.rdx !== undefined) setGhcbField(page, GHCB.rdx, request.rdx);
+  if (request.cpl !== undefined) setGhcbField(page, GHCB.cpl, request.cpl);
   if (request.scratch !== undefined) setGhcbField(page, GHCB.swScratch, request.scratch);
   if (request.data !== undefined) page.set(request.data, GHCB.sharedBuffer.offset);
   GHCB.protocolVersion.set(page, 1);
@@ -70,7 +74,7 @@ export const vmgexit = (value: number): number[] => [
 ];
 
 /** Copies a template to the GHCB and exits with it. */
-const ask = (index: number): number[] => [
+export const ask = (index: number): number[] => [
   ...[0xbe, ...imm32(TEMPLATES + index * PAGE_SIZE)],
   ...[0xbf, ...imm32(GHCB_GPA)],
   ...[0xb9, ...imm32(PAGE_SIZE)],
@@ -86,10 +90,15 @@ export interface EsGuest extends Guest {
 }
 
 /**
- * An SEV-ES guest, launched, whose only vCPU makes the requests one after the other and then halts; `code` is executed
+ * An SEV-ES guest, launched, whose vCPU makes the requests one after the other and then halts; `code` is executed
  * in their place if given.
  */
-export const createEsGuest = (vmm: Vmm, requests: readonly GhcbRequest[], code?: readonly number[]): EsGuest => {
+export const createEsGuest = (
+  vmm: Vmm,
+  requests: readonly GhcbRequest[],
+  code?: readonly number[],
+  options: Omit<SevGuestOptions, 'es'> = {},
+): EsGuest => {
   const ram = vmm.sharedMemory(RAM_BYTES);
   const address = vmm.map(ram, RAM_BYTES);
   const entry = (at: number, value: bigint): void => {
@@ -105,13 +114,13 @@ export const createEsGuest = (vmm: Vmm, requests: readonly GhcbRequest[], code?:
   for (const [index, request] of requests.entries()) vmm.write(address + TEMPLATES + index * PAGE_SIZE, template(request));
   vmm.write(address + CODE, Uint8Array.from([...(code ?? requests.flatMap((_, index) => ask(index))), 0xf4, 0xeb, 0xfd]));
 
-  const guest = vmm.createSevGuest({ es: true });
+  const guest = vmm.createSevGuest({ ...options, es: true });
   const [vcpu] = guest.vcpus;
   if (vcpu === undefined) throw new Error('no vCPU');
   vmm.addSlot(guest, 0, 0, address, RAM_BYTES);
   vmm.must(vmm.updateData(guest, address, GHCB_GPA));
   vmm.must(vmm.updateData(guest, address + GHCB_GPA + PAGE_SIZE, RAM_BYTES - GHCB_GPA - PAGE_SIZE));
-  startLongMode(vmm, vcpu.fd);
+  for (const { fd } of guest.vcpus) startLongMode(vmm, fd);
   vmm.must(vmm.command(guest.fd, 'LAUNCH_UPDATE_VMSA'));
   vmm.must(vmm.command(guest.fd, 'LAUNCH_FINISH'));
   return { ...guest, vcpuFd: vcpu.fd, ram, address };

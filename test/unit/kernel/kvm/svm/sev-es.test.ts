@@ -1,24 +1,30 @@
 import { describe, expect, it } from 'vitest';
 import { GHCB, GHCB_EXIT, ghcbMsrSevInfo } from '../../../../../server/hardware/amd/ghcb.js';
+import { SEV_FEATURE, VMSA } from '../../../../../server/hardware/amd/vmsa.js';
 import { SvmExitCode } from '../../../../../server/hardware/cpu/types.js';
 import { postMovePolicy } from '../../../../../server/kernel/kvm/post-move/index.js';
+import { toSevInfo } from '../../../../../server/kernel/kvm/svm/sev-info.js';
 import { toSvm } from '../../../../../server/kernel/kvm/svm/vcpu-svm.js';
-import { KVM_EXIT, KVM_SYSTEM_EVENT } from '../../../../../server/kernel/uapi/constants.js';
+import { KVM_EXIT, KVM_MP_STATE, KVM_SYSTEM_EVENT } from '../../../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../../../server/kernel/uapi/ioctls.js';
 import {
+  kvm_run__hypercall,
   kvm_run__internal,
   kvm_run__io,
   kvm_run__mmio,
+  kvm_run__msr,
   kvm_run__system_event,
 } from '../../../../../server/kernel/uapi/kvm-run.js';
+import { kvm_mp_state } from '../../../../../server/kernel/uapi/kvm-structs.js';
 import { kvm_cpuid_entry2, kvm_cpuid2, kvm_regs } from '../../../../../server/kernel/uapi/x86-structs.js';
-import { createEsGuest, type EsGuest, GHCB_GPA, type GhcbRequest, RAM_BYTES, vmgexit } from './es-guest.js';
+import { ask, createEsGuest, type EsGuest, GHCB_GPA, type GhcbRequest, RAM_BYTES, vmgexit } from './es-guest.js';
 import { createSevRig, type Vmm } from './sev-rig.js';
 
 const IOIO = BigInt(SvmExitCode.IOIO);
 const OUT8 = 0x10n;
 const IN8 = 0x11n;
 const port = (number: bigint, flags: bigint): bigint => (number << 16n) | flags;
+const OUT: GhcbRequest = { code: IOIO, info1: (0x10n << 16n) | OUT8, rax: 0n };
 const BUFFER = BigInt(GHCB_GPA + GHCB.sharedBuffer.offset);
 
 /** Runs until the next exit; its reason. */
@@ -29,6 +35,13 @@ const run = (guest: EsGuest, vmm: Vmm = guest.vmm): number => {
 const exitOf = ({ vcpus: [vcpu] }: EsGuest) => {
   if (vcpu === undefined) throw new Error('no vCPU');
   return vcpu.vcpu.arch.run;
+};
+/** The save area as the guest's CPU sees it. */
+const saveAreaOf = ({ vm, vcpus: [vcpu] }: EsGuest): Uint8Array => {
+  const key = vm.kernel.amd?.asidKeys.keyOf(toSevInfo(vm).asid);
+  const { saveArea } = vcpu === undefined ? { saveArea: null } : toSvm(vcpu.vcpu).sevEs;
+  if (key === null || key === undefined || saveArea === null) throw new Error('no save area');
+  return saveArea.page.frame.view(key);
 };
 const ghcb = (guest: EsGuest): Uint8Array => guest.vmm.read(guest.address + GHCB_GPA, 4096);
 const start = (requests: readonly GhcbRequest[], code?: readonly number[]) => {
@@ -111,10 +124,77 @@ describe('what an SEV-ES guest asks for in its GHCB', () => {
     expect([event.type, event.ndata, event.data[0]]).toEqual([KVM_SYSTEM_EVENT.SEV_TERM, 1, BigInt(GHCB_GPA)]);
   });
 
-  it('an exit that nobody handles is an internal error with its code', () => {
-    const { guest } = start([{ code: 0x7777n }]);
+  it('an MSR is written and read through the block, and one that nobody knows is a #GP', () => {
+    const cstar = 0xc000_0083n;
+    const { guest } = start([
+      { code: BigInt(SvmExitCode.MSR), info1: 1n, rcx: cstar, rax: 0x89ab_cdefn, rdx: 0x4567n },
+      { code: BigInt(SvmExitCode.MSR), info1: 0n, rcx: cstar },
+      OUT,
+      { code: BigInt(SvmExitCode.MSR), info1: 0n, rcx: 0x1234_5678n },
+    ]);
+    guest.vm.arch.userSpaceMsrMask = 0;
+    expect(run(guest)).toBe(KVM_EXIT.IO);
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    const page = ghcb(guest);
+    expect([GHCB.swExitInfo1.get(page), GHCB.swExitInfo2.get(page)]).toEqual([1n, 0x8000_030dn]);
+  });
+
+  it('the value of an MSR comes back in RAX and RDX', () => {
+    const { guest } = start([
+      { code: BigInt(SvmExitCode.MSR), info1: 1n, rcx: 0xc000_0083n, rax: 0x89ab_cdefn, rdx: 0x4567n },
+      { code: BigInt(SvmExitCode.MSR), info1: 0n, rcx: 0xc000_0083n },
+    ]);
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    const page = ghcb(guest);
+    expect([GHCB.rax.get(page), GHCB.rdx.get(page)]).toEqual([0x89ab_cdefn, 0x4567n]);
+  });
+
+  it('userspace may decide about an MSR, as it may about an instruction', () => {
+    const { guest } = start([{ code: BigInt(SvmExitCode.MSR), info1: 0n, rcx: 0x1234_5678n }]);
+    guest.vm.arch.userSpaceMsrMask = 2;
+    expect(run(guest)).toBe(KVM_EXIT.X86_RDMSR);
+    expect(exitOf(guest).read(kvm_run__msr)).toMatchObject({ index: 0x1234_5678, reason: 2 });
+    const [vcpu] = guest.vcpus;
+    kvm_run__msr.write(vcpu?.vcpu.runPages.run.bytes ?? new Uint8Array(0), { error: 0, data: 0x1_0000_0002n });
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect([GHCB.rax.get(ghcb(guest)), GHCB.rdx.get(ghcb(guest))]).toEqual([2n, 1n]);
+  });
+
+  it('a hypercall goes to userspace if it has asked for it, and the result is in RAX', () => {
+    const mapGpaRange = { code: BigInt(SvmExitCode.VMMCALL), rax: 12n, rbx: 0x1000n, rcx: 1n, rdx: 0n };
+    const { guest } = start([{ ...mapGpaRange, cpl: 3 }, OUT, { ...mapGpaRange, cpl: 0 }]);
+    guest.vm.arch.hypercallExitMask = 1n << 12n;
+    expect(run(guest)).toBe(KVM_EXIT.IO);
+    expect(run(guest)).toBe(KVM_EXIT.HYPERCALL);
+    expect(exitOf(guest).read(kvm_run__hypercall)).toMatchObject({ nr: 12n, flags: 1n });
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect(GHCB.rax.get(ghcb(guest))).toBe(0n);
+    const user = start([{ ...mapGpaRange, cpl: 3 }]);
+    expect(run(user.guest)).toBe(KVM_EXIT.HLT);
+    expect(BigInt.asIntN(64, GHCB.rax.get(ghcb(user.guest)))).toBe(-1n);
+  });
+
+  it('MONITOR, MWAIT, WBINVD and the debug control register are nothing to do for the host', () => {
+    const codes = [SvmExitCode.MONITOR, SvmExitCode.MWAIT, SvmExitCode.WBINVD, SvmExitCode.READ_DR7, SvmExitCode.WRITE_DR7];
+    const { guest } = start(codes.map((code) => ({ code: BigInt(code), rax: 0x400n, rcx: 0n, rdx: 0n })));
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect([GHCB.swExitInfo1.get(ghcb(guest)), GHCB.swExitInfo2.get(ghcb(guest))]).toEqual([0n, 0n]);
+  });
+
+  it('RDPMC is a #GP, which ends a guest without a handler', () => {
+    const { guest } = start([{ code: BigInt(SvmExitCode.RDPMC), rcx: 0n }]);
+    expect(run(guest)).toBe(KVM_EXIT.SHUTDOWN);
+  });
+
+  it('a request that is well formed and that svm never intercepts is an internal error with its code', () => {
+    const { guest } = start([{ code: BigInt(SvmExitCode.RDTSC) }]);
     expect(run(guest)).toBe(KVM_EXIT.INTERNAL_ERROR);
-    expect(exitOf(guest).read(kvm_run__internal).data[0]).toBe(0x7777n);
+    expect(exitOf(guest).read(kvm_run__internal).data[0]).toBe(BigInt(SvmExitCode.RDTSC));
+  });
+
+  it('a #VC that the guest could not handle ends KVM_RUN', () => {
+    const { guest, vmm } = start([{ code: GHCB_EXIT.UNSUPPORTED, info1: 0x7bn }]);
+    expect(vmm.run(guest.vcpuFd)).toBe('EINVAL');
   });
 
   for (const [name, request, reason] of [
@@ -123,6 +203,15 @@ describe('what an SEV-ES guest asks for in its GHCB', () => {
     ['OUT without a register', { code: IOIO, info1: port(0x10n, OUT8) }, 4n],
     ['a scratch area that leaves the block', { code: GHCB_EXIT.MMIO_WRITE, info2: 8n, scratch: BUFFER + 2030n }, 3n],
     ['an operand of no size', { code: IOIO, info1: port(0x10n, 0n), rax: 0n }, 5n],
+    ['CPUID of XSAVE areas without XCR0', { code: BigInt(SvmExitCode.CPUID), rax: 0xdn, rcx: 0n }, 4n],
+    ['an exit that there is not', { code: 0x7777n }, 6n],
+    ['RDMSR without the MSR', { code: BigInt(SvmExitCode.MSR) }, 4n],
+    ['WRMSR without a value', { code: BigInt(SvmExitCode.MSR), info1: 1n, rcx: 0xc000_0083n, rax: 0n }, 4n],
+    ['a hypercall without its privilege level', { code: BigInt(SvmExitCode.VMMCALL), rax: 12n }, 4n],
+    ['MWAIT without its hints', { code: BigInt(SvmExitCode.MWAIT), rax: 0n }, 4n],
+    ['a write of DR7 without its value', { code: BigInt(SvmExitCode.WRITE_DR7) }, 4n],
+    ['a page state change of a guest that is not SEV-SNP', { code: GHCB_EXIT.PSC, scratch: BUFFER }, 4n],
+    ['AP creation of a guest that is not SEV-SNP', { code: GHCB_EXIT.AP_CREATION, rax: 0n }, 4n],
   ] as const)
     it(`tells the guest that ${name} is malformed`, () => {
       const { guest } = start([request]);
@@ -156,6 +245,61 @@ describe('the GHCB MSR protocol', () => {
   it('AP reset hold is userspace’s without an in-kernel APIC', () => {
     const { guest } = start([], vmgexit(6));
     expect(run(guest)).toBe(KVM_EXIT.AP_RESET_HOLD);
+  });
+});
+
+describe('an application processor that waits for its SIPI in the kernel', () => {
+  /** Starts the second vCPU, which waits where its code has put it; then it gets one more SIPI, and goes on to its end. */
+  const wakeUp = (hold: readonly number[], requests: readonly GhcbRequest[] = []) => {
+    const { vmm } = createSevRig();
+    // mov eax, [RDMSR of the GHCB MSR]; mov [GHCB + 0x900], eax
+    const look = [0xb9, 0x30, 0x01, 0x01, 0xc0, 0x0f, 0x32, 0x89, 0x04, 0x25, 0, 0x89, 0, 0];
+    const guest = createEsGuest(vmm, requests, [...hold, ...look, ...vmgexit(0x100)], { vcpus: 2, irqchip: true });
+    const ap = guest.vcpus[1];
+    if (ap === undefined) throw new Error('no second vCPU');
+    const sipi = () => {
+      const state = kvm_mp_state.encode({ mp_state: KVM_MP_STATE.SIPI_RECEIVED });
+      vmm.process.must(vmm.process.ioctl(ap.fd, IOCTL.KVM_SET_MP_STATE, state));
+    };
+    sipi();
+    const held = vmm.process.startIoctl(ap.fd, IOCTL.KVM_RUN);
+    expect(held.result()).toBeUndefined();
+    expect(ap.vcpu.arch.mpState).toBe(KVM_MP_STATE.AP_RESET_HOLD);
+    held.task.signal(2);
+    vmm.process.kernel.scheduler.run();
+    expect(held.result()).toMatchObject({ errno: 'EINTR' });
+    sipi();
+    vmm.process.must(vmm.process.ioctl(ap.fd, IOCTL.KVM_RUN));
+    expect(ap.vcpu.arch.run.exitReason).toBe(KVM_EXIT.SYSTEM_EVENT);
+    return { page: ghcb(guest), msr: new DataView(ghcb(guest).buffer, ghcb(guest).byteOffset).getUint32(0x900, true) };
+  };
+
+  it('is told in the MSR that it goes on', () => {
+    expect(wakeUp(vmgexit(6)).msr).toBe(0x1007);
+  });
+
+  it('is told in its GHCB', () => {
+    const { page } = wakeUp(ask(0), [{ code: GHCB_EXIT.AP_HLT_LOOP }]);
+    expect(GHCB.swExitInfo2.get(page)).toBe(1n);
+  });
+});
+
+describe('debug registers', () => {
+  // mov eax, 0x1234; mov dr0, rax; mov eax, 0x400; mov dr7, rax; mov rax, dr7
+  const code = [0xb8, 0x34, 0x12, 0, 0, 0x0f, 0x23, 0xc0, 0xb8, 0, 4, 0, 0, 0x0f, 0x23, 0xf8, 0x0f, 0x21, 0xf8];
+
+  it('are the guest’s own with DebugSwap: DR7 is no exit, and all are in the save area', () => {
+    const { vmm } = createSevRig();
+    const guest = createEsGuest(vmm, [], code, { features: SEV_FEATURE.DEBUG_SWAP });
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect(VMSA.dr0.get(saveAreaOf(guest))).toBe(0x1234n);
+  });
+
+  it('are not without: DR7 is #VC, and DR0 to DR3 stay outside the save area', () => {
+    const { vmm } = createSevRig();
+    const guest = createEsGuest(vmm, [], code);
+    expect(run(guest)).toBe(KVM_EXIT.SHUTDOWN);
+    expect(VMSA.dr0.get(saveAreaOf(guest))).toBe(0n);
   });
 });
 

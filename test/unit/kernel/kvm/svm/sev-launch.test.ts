@@ -67,6 +67,30 @@ describe('the launch of a SEV guest', () => {
     expect(host.kernel.findings.all).toEqual([]);
   });
 
+  it('takes old ciphertext that the host puts back: memory has neither integrity nor freshness', () => {
+    const { vmm, host } = createSevRig();
+    const guest = vmm.createSevGuest();
+    const ram = vmm.map(null, 16 * PAGE_SIZE);
+    vmm.addSlot(guest, 0, 0, ram, 16 * PAGE_SIZE);
+    // inc byte [0x2000]; mov al, [0x2000]; out 0x10, al; jmp
+    vmm.write(ram + 0x1000, Uint8Array.of(0xfe, 0x06, 0x00, 0x20, 0xa0, 0x00, 0x20, 0xe6, 0x10, 0xeb, 0xf5));
+    vmm.must(vmm.updateData(guest, ram + 0x1000, 2 * PAGE_SIZE));
+    vmm.must(vmm.command(guest.fd, 'LAUNCH_FINISH'));
+    const [vcpu] = guest.vcpus;
+    if (vcpu === undefined) throw new Error('no vCPU');
+    vmm.startAt(vcpu.fd, 0x1000);
+    const next = (): number | undefined => {
+      expect([vmm.run(vcpu.fd), vcpu.vcpu.arch.run.exitReason]).toEqual([0, KVM_EXIT.IO]);
+      return vcpu.vcpu.arch.run.pio[0];
+    };
+    expect(next()).toBe(1);
+    const old = vmm.read(ram + 0x2000, PAGE_SIZE).slice();
+    expect([next(), next()]).toEqual([2, 3]);
+    vmm.write(ram + 0x2000, old);
+    expect(next()).toBe(2);
+    expect(host.kernel.findings.all).toEqual([]);
+  });
+
   it('EINVAL for a length of 0 and a range that wraps, EFAULT where nothing is mapped, ENOMEM where a part is missing', () => {
     const { vmm } = createSevRig();
     const guest = vmm.createSevGuest();

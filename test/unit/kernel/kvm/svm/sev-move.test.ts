@@ -7,11 +7,12 @@ import { toSevInfo } from '../../../../../server/kernel/kvm/svm/sev-info.js';
 import { toSvm } from '../../../../../server/kernel/kvm/svm/vcpu-svm.js';
 import { VM_TYPE } from '../../../../../server/kernel/kvm/vm.js';
 import { SIGKILL } from '../../../../../server/kernel/process/thread.js';
-import { KVM_EXIT } from '../../../../../server/kernel/uapi/constants.js';
+import { KVM_EXIT, KVM_MP_STATE } from '../../../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../../../server/kernel/uapi/ioctls.js';
+import { kvm_mp_state } from '../../../../../server/kernel/uapi/kvm-structs.js';
 import { kvm_sev_init } from '../../../../../server/kernel/uapi/sev-structs.js';
 import { expectLeak } from '../../../../helpers/leftovers.js';
-import { createSevRig, type Guest, OUT_AND_HALT, type Vmm } from './sev-rig.js';
+import { createSevRig, errnoOf, type Guest, OUT_AND_HALT, type Vmm } from './sev-rig.js';
 
 /** Launches with VMSAs, as the selftest does: the guest stays in LAUNCHING. */
 const esGuest = (vmm: Vmm, vcpus: number): Guest => {
@@ -291,6 +292,41 @@ const sharedRamOf = (owner: Vmm, bytes: number) => {
     },
   };
 };
+
+describe('a mirror', () => {
+  it('runs through the move of its owner, under the same ASID', () => {
+    const rig = createSevRig();
+    const { vmm, host } = rig;
+    const owner = vmm.createSevGuest();
+    const ram = vmm.map(null, 16 * PAGE_SIZE);
+    vmm.addSlot(owner, 0, 0, ram, 16 * PAGE_SIZE);
+    // hlt; out 0x10, al; hlt
+    vmm.write(ram + 0x1000, Uint8Array.of(0xf4, ...OUT_AND_HALT(0x10)));
+    vmm.must(vmm.updateData(owner, ram + 0x1000, PAGE_SIZE));
+    vmm.must(vmm.command(owner.fd, 'LAUNCH_FINISH'));
+    const mirror = vmm.createGuest(0);
+    expect(errnoOf(vmm.copy(mirror.fd, owner.fd))).toBe(0);
+    vmm.process.must(vmm.process.ioctl(mirror.fd, IOCTL.KVM_CREATE_IRQCHIP));
+    const { fd, vcpu } = vmm.process.createVcpu(mirror.fd, 0);
+    vmm.addSlot(mirror, 0, 0, ram, 16 * PAGE_SIZE);
+    vmm.startAt(fd, 0x1000);
+    const running = vmm.process.startIoctl(fd, IOCTL.KVM_RUN);
+    expect([running.result(), vcpu.mutex.locked]).toEqual([undefined, true]);
+
+    const { asid } = toSevInfo(owner.vm);
+    const destination = vmm.createGuest(1);
+    expect(vmm.tryMove(destination.fd, owner.fd)).toBe(0);
+    expect([running.result(), toSevInfo(mirror.vm).asid, toSevInfo(destination.vm).asid]).toEqual([undefined, asid, asid]);
+    expect(toSevInfo(mirror.vm).encContextOwner).toBe(destination.vm);
+
+    running.task.signal(2);
+    host.kernel.scheduler.run();
+    expect(running.result()).toMatchObject({ errno: 'EINTR' });
+    vmm.process.must(vmm.process.ioctl(fd, IOCTL.KVM_SET_MP_STATE, kvm_mp_state.encode({ mp_state: KVM_MP_STATE.RUNNABLE })));
+    expect([vmm.run(fd), vcpu.arch.run.exitReason]).toEqual([0, KVM_EXIT.IO]);
+    expect(host.kernel.findings.all).toEqual([]);
+  });
+});
 
 describe('rollback', () => {
   const setup = () => {

@@ -2,7 +2,7 @@ import { PAGE_SIZE } from '../../../../../server/hardware/units.js';
 import type { HostConfig } from '../../../../../server/kernel/config.js';
 import { type Failure, failed, type Result } from '../../../../../server/kernel/failure.js';
 import type { Vcpu } from '../../../../../server/kernel/kvm/vcpu.js';
-import type { Vm } from '../../../../../server/kernel/kvm/vm.js';
+import { VM_TYPE, type Vm } from '../../../../../server/kernel/kvm/vm.js';
 import type { AddressSpace } from '../../../../../server/kernel/mm/address-space.js';
 import { ShmemObject } from '../../../../../server/kernel/mm/memory-object.js';
 import { Scheduler } from '../../../../../server/kernel/sched/scheduler.js';
@@ -15,6 +15,7 @@ import {
   type KvmSevCmdName,
   kvm_sev_cmd,
   kvm_sev_guest_status,
+  kvm_sev_init,
   kvm_sev_launch_start,
   kvm_sev_launch_update_data,
 } from '../../../../../server/kernel/uapi/sev-structs.js';
@@ -37,6 +38,16 @@ export interface SevAnswer {
 export const ERROR_UNTOUCHED = 0xabcd;
 
 export const errnoOf = (result: Result<number>): number | string => (failed(result) ? result.errno : result);
+
+export interface SevGuestOptions {
+  readonly vcpus?: number;
+  readonly es?: boolean;
+  readonly policy?: number;
+  /** VMSA features of KVM_SEV_INIT2. */
+  readonly features?: bigint;
+  /** KVM_CREATE_IRQCHIP before the vCPUs. */
+  readonly irqchip?: boolean;
+}
 
 /** A VM as its VMM has it. */
 export interface Guest {
@@ -121,10 +132,12 @@ export class Vmm {
     this.process.must(this.process.ioctl(fd, IOCTL.KVM_SET_USER_MEMORY_REGION, kvm_userspace_memory_region.encode(region)));
   }
 
-  /** A VM that is a SEV (or SEV-ES) guest, with vCPUs; LAUNCH_START done. */
-  createSevGuest({ vcpus = 1, es = false, policy = es ? 4 : 0 }: { vcpus?: number; es?: boolean; policy?: number } = {}): Guest {
-    const { fd, vm } = this.process.createVm();
-    this.must(this.command(fd, es ? 'ES_INIT' : 'INIT'));
+  /** A VM that is a SEV (or SEV-ES) guest, with vCPUs; LAUNCH_START done. With `features` it is a typed SEV-ES VM. */
+  createSevGuest({ vcpus = 1, es = false, policy = es ? 4 : 0, features, irqchip = false }: SevGuestOptions = {}): Guest {
+    const { fd, vm } = this.process.createVm(features === undefined ? VM_TYPE.DEFAULT : VM_TYPE.SEV_ES);
+    if (features === undefined) this.must(this.command(fd, es ? 'ES_INIT' : 'INIT'));
+    else this.must(this.command(fd, 'INIT2', kvm_sev_init.encode({ vmsa_features: features })));
+    if (irqchip) this.process.must(this.process.ioctl(fd, IOCTL.KVM_CREATE_IRQCHIP));
     const made = Array.from({ length: vcpus }, (_, id) => this.process.createVcpu(fd, id));
     this.must(this.command(fd, 'LAUNCH_START', kvm_sev_launch_start.encode({ policy })));
     return { vmm: this, fd, vm, vcpus: made };
