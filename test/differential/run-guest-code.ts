@@ -14,6 +14,8 @@ export interface GuestRunOptions {
   readonly deadline: number;
   /** Stops after so many differences. */
   readonly differencesMax: number;
+  /** Told of each difference as soon as it is small. */
+  readonly found?: (difference: string) => void;
 }
 
 export interface GuestRunResult {
@@ -72,7 +74,11 @@ export const runGuestCode = async (options: GuestRunOptions): Promise<GuestRunRe
     cases++;
     if (verdict.kind === 'same') count(exits, verdict.exit.split(' ')[0] ?? '');
     else if (verdict.kind === 'explained') count(explained, verdict.name);
-    else differences.push(await describe(seed, comparison, verdict));
+    else {
+      const difference = await describe(seed, comparison, verdict);
+      differences.push(difference);
+      options.found?.(difference);
+    }
   };
 
   const lane = async (): Promise<void> => {

@@ -15,6 +15,8 @@ export interface SequenceRunOptions {
   readonly deadline: number;
   /** Stops after so many differences. */
   readonly differencesMax: number;
+  /** Told of each difference as soon as it is small. */
+  readonly found?: (difference: string) => void;
   /** Where every sequence whose number is a multiple of 100 runs; the others run in process. */
   readonly startHundredth?: StartTested;
 }
@@ -67,7 +69,9 @@ export const runSequences = async (options: SequenceRunOptions): Promise<Sequenc
     if (comparison.difference === null) return;
     const small = await shrink(ops, comparison.difference, native);
     const again = (await compareSequence(small, native)).difference;
-    differences.push(describe(seed, focus, again === null ? ops : small, again ?? comparison.difference));
+    const difference = describe(seed, focus, again === null ? ops : small, again ?? comparison.difference);
+    differences.push(difference);
+    options.found?.(difference);
   };
 
   const lane = async (): Promise<void> => {

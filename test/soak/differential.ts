@@ -35,7 +35,8 @@ export const differentialSoak = async ({ seed, count, cases, minutes, lanes }: S
   const begin = performance.now();
   const deadline = (share: number): number => begin + minutes * share * MS_PER_MINUTE;
   const grpc = await startGrpcHost();
-  const common = { seed, lanes, differencesMax: DIFFERENCES_MAX };
+  const found = (difference: string): void => void process.stderr.write(`${difference}\n`);
+  const common = { seed, lanes, differencesMax: DIFFERENCES_MAX, found };
   const sequences = await runSequences({ ...common, count, deadline: deadline(0.5), startHundredth: startOverGrpc(grpc) });
   grpc.close();
   const guest = await runGuestCode({ ...common, count: cases, deadline: deadline(1) });
