@@ -53,7 +53,7 @@ module.exports = {
       comment: 'Messages and transport end at the system-call boundary.',
       severity: 'error',
       from: { path: BELOW_RPC },
-      to: { path: '^gen/|node_modules/(@grpc|protobufjs|pino|long|commander)/' },
+      to: { path: '^gen/|node_modules/(@grpc|protobufjs|long|commander)/' },
     },
     {
       name: 'nothing-outside-below-rpc',
