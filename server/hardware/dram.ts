@@ -37,7 +37,7 @@ export class Frame {
   private cells: Uint8Array | null = null;
 
   private get bytes(): Uint8Array {
-    this.cells ??= new Uint8Array(PAGE_SIZE);
+    this.cells ??= this.dram.blankCells();
     return this.cells;
   }
 
@@ -112,6 +112,9 @@ export class Frame {
   }
 }
 
+/** Cells of frames are made so many at a time: a buffer for each would cost more time than what is put into it. */
+const SLAB_BYTES = 64 * PAGE_SIZE;
+
 /**
  * The host's memory: frames with physical addresses, allocated when first touched, lowest free frame first so that
  * the same calls give the same addresses.
@@ -126,6 +129,8 @@ export class Dram {
   private readonly frames = new Map<Pfn, Frame>();
   private readonly freed: Pfn[] = [];
   private next: number;
+  private slab = new ArrayBuffer(0);
+  private slabUsed = SLAB_BYTES;
 
   /**
    * @param first page frame number of the first frame handed out (below it: firmware, kernel image)
@@ -155,6 +160,16 @@ export class Dram {
     const frame = new Frame(number, this);
     this.frames.set(number, frame);
     return frame;
+  }
+
+  /** For `Frame` only: the cells of one that is looked at for the first time. */
+  blankCells(): Uint8Array {
+    if (this.slabUsed === SLAB_BYTES) {
+      this.slab = new ArrayBuffer(SLAB_BYTES);
+      this.slabUsed = 0;
+    }
+    this.slabUsed += PAGE_SIZE;
+    return new Uint8Array(this.slab, this.slabUsed - PAGE_SIZE, PAGE_SIZE);
   }
 
   /** Returns a frame to the host. What its cells held is gone when it is allocated again: the kernel zeroes it. */

@@ -48,11 +48,10 @@ export class CopyProgress {
     this.bytesSent += batchBytes(batch);
   }
 
-  /** @param pages of the peer's acknowledgements so far */
+  /** The destination has so many pages more. */
   arrived(pages: number, nowMs: number): void {
-    if (pages === this.pagesArrived) return;
-    this.rate.add((pages - this.pagesArrived) * PAGE_SIZE, nowMs);
-    this.pagesArrived = pages;
+    this.rate.add(pages * PAGE_SIZE, nowMs);
+    this.pagesArrived += pages;
   }
 
   /** @returns pages sent in the round that is over */

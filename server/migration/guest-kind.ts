@@ -3,6 +3,7 @@ import type { Kernel } from '../kernel/kernel.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import type { Task } from '../kernel/sched/task.js';
 import type { MightSleep } from '../kernel/sched/wait.js';
+import type { BatchRoom } from './batch-room.js';
 import type { GuestDescription, GuestKindName, PageBatch } from './guest.js';
 import type { OwedPages } from './owed-pages.js';
 import type { StatePart } from './state-parts.js';
@@ -12,7 +13,7 @@ export interface SourceKind {
   /** Opens the session with the target's platform. */
   begin(target: Uint8Array): Result<Uint8Array>;
   /** The next pages, all of one form; null: none is owed. */
-  seal(owed: OwedPages, count: number): Result<PageBatch | null>;
+  seal(owed: OwedPages, count: number, room: BatchRoom): Result<PageBatch | null>;
   state(): Result<StatePart[]>;
   /** Makes an entry fail in the machinery. */
   fence(): Failure | null;

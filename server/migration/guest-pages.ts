@@ -2,6 +2,7 @@ import { gfn, PAGE_SIZE } from '../hardware/units.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import type { Page } from '../kernel/mm/page.js';
+import type { BatchRoom } from './batch-room.js';
 import type { PageBatch } from './guest.js';
 
 /** The page behind a guest frame, valid until the next wait; EFAULT where there is none. */
@@ -13,8 +14,8 @@ export const guestPage = (vm: Vm, frame: number, write: boolean): Result<Page> =
 };
 
 /** Pages as the host sees them. */
-export const readClear = (vm: Vm, gfns: readonly number[]): Result<PageBatch> => {
-  const data = new Uint8Array(gfns.length * PAGE_SIZE);
+export const readClear = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<PageBatch> => {
+  const data = room.take(gfns.length * PAGE_SIZE);
   for (const [index, frame] of gfns.entries()) {
     const page = guestPage(vm, frame, false);
     if (failed(page)) return page;

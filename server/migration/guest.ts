@@ -96,6 +96,8 @@ export interface SourceGuest {
   begin(target: Uint8Array): Result<Uint8Array>;
   /** At most `pages` pages that are to be sent now; null: none is left in this round. */
   next(pages: number): Result<PageBatch | null>;
+  /** The destination has a batch that `next` gave: its memory may be used again. */
+  arrived(batch: PageBatch): void;
   /** Ends a round: pages written since they were sent are to be sent again. @returns how many */
   nextRound(): number;
   /** Keeps the vCPUs out of the guest for so many per cent of their time, until the end. */

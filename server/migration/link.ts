@@ -42,8 +42,6 @@ export class Link {
   peerBoot: string | null = null;
   /** Number of the last question asked. */
   asked = 0;
-  /** Pages of this side that the peer has. */
-  pagesArrived = 0;
   private readonly open = new Set<number>();
   /** The last message that had been sent when it was asked: if the answer does not know it, it is lost or late. */
   private sentWhenAsked = 0;
@@ -64,6 +62,8 @@ export class Link {
   constructor(
     private readonly local: LocalSide,
     private readonly transmit: Transmit,
+    /** Told of each message of this side that the peer has. */
+    private readonly arrived: (message: Message) => void = () => {},
   ) {}
 
   get connected(): boolean {
@@ -144,7 +144,7 @@ export class Link {
     if (count <= 0) return;
     for (const { message } of this.outbox.splice(0, count)) {
       this.outboxBytes -= sizeOf(message);
-      if (message.kind === 'pages') this.pagesArrived += message.batch.gfns.length;
+      this.arrived(message);
     }
     this.base += count;
   }

@@ -3,6 +3,7 @@ import { CpuThrottle } from '../kernel/kvm/cpu-throttle.js';
 import { markSent } from '../kernel/kvm/sent.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import { VmPause } from '../kernel/kvm/vm-pause.js';
+import { BatchRoom } from './batch-room.js';
 import { describeGuest, describeWiring, kindOf, whyNotAsDescribed, whyNotSent } from './describe.js';
 import type { SourceGuest } from './guest.js';
 import { KINDS } from './kinds.js';
@@ -31,6 +32,7 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
   const source = kind.source(vm.get());
   const { kernel } = vm;
   const done: Progress = { begun: false, fenced: false, owed: null, pause: null };
+  const room = new BatchRoom();
   const letGo = (): void => {
     done.owed?.end();
     CpuThrottle.end(vm);
@@ -46,7 +48,8 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
       done.owed = new OwedPages(vm);
       return opening;
     },
-    next: (pages) => (done.owed === null ? null : source.seal(done.owed, pages)),
+    next: (pages) => (done.owed === null ? null : source.seal(done.owed, pages, room)),
+    arrived: ({ data }) => room.giveBack(data),
     nextRound: () => done.owed?.nextRound() ?? 0,
     throttle: (percent) => {
       vm.arch.throttle = new CpuThrottle(percent);

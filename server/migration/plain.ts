@@ -11,9 +11,9 @@ export const plainKind: GuestKind = {
 
   source: (vm: Vm) => ({
     begin: () => new Uint8Array(0),
-    seal: (owed, count) => {
+    seal: (owed, count, room) => {
       const taken = owed.take(count, () => true);
-      return taken === null ? null : readClear(vm, taken.gfns);
+      return taken === null ? null : readClear(vm, taken.gfns, room);
     },
     state: () => saveState(vm),
     // No key that could be taken out of a slot: the vCPUs' mutexes are held, and that is the fence.

@@ -28,6 +28,7 @@ import type { Task } from '../kernel/sched/task.js';
 import type { MightSleep } from '../kernel/sched/wait.js';
 import { open } from '../kernel/syscalls/descriptors.js';
 import { KVM_SEV_CMD, kvm_sev_cmd, kvm_sev_init } from '../kernel/uapi/sev-structs.js';
+import type { BatchRoom } from './batch-room.js';
 import type { GuestDescription, PageBatch } from './guest.js';
 import type { GuestKind } from './guest-kind.js';
 import { checkBatch, guestPage, readClear, writeClear } from './guest-pages.js';
@@ -75,9 +76,9 @@ const begin = (vm: Vm, target: Uint8Array): Result<Uint8Array> => {
   return encodeBlobs([policy, session.session, own.pdh]);
 };
 
-const sealPages = (vm: Vm, gfns: readonly number[]): Result<PageBatch> => {
+const sealPages = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<PageBatch> => {
   const headers = new Uint8Array(gfns.length * PACKET_HEADER_BYTES);
-  const data = new Uint8Array(gfns.length * PAGE_SIZE);
+  const data = room.take(gfns.length * PAGE_SIZE);
   for (const [index, frame] of gfns.entries()) {
     const page = guestPage(vm, frame, false);
     if (failed(page)) return page;
@@ -192,10 +193,10 @@ export const sevKind: GuestKind = {
 
   source: (vm: Vm) => ({
     begin: (target) => begin(vm, target),
-    seal: (owed, count) => {
+    seal: (owed, count, room) => {
       const taken = owed.take(count, (frame) => vm.arch.sharedFrames.has(frame));
       if (taken === null) return null;
-      return taken.alike ? readClear(vm, taken.gfns) : sealPages(vm, taken.gfns);
+      return taken.alike ? readClear(vm, taken.gfns, room) : sealPages(vm, taken.gfns, room);
     },
     state: () => state(vm),
     fence: () => deactivate(vm),

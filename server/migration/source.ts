@@ -48,7 +48,7 @@ export class Source {
     private readonly limits: CopyLimits,
     transmit: Transmit,
   ) {
-    this.link = new Link(local, transmit);
+    this.link = new Link(local, transmit, (message) => this.messageArrived(message));
     this.bucket = limits.bandwidth === null ? null : new TokenBucket(limits.bandwidth);
     this.converge = limits.autoConverge ? new AutoConverge() : null;
     this.link.send({ kind: 'offer', guest: guest.describe() });
@@ -116,7 +116,6 @@ export class Source {
   receive(frame: Frame, nowMs: number): void {
     this.nowMs = nowMs;
     this.heardFrame(frame);
-    this.progress.arrived(this.link.pagesArrived, nowMs);
   }
 
   /** Gives the migration up. Before Commit has left the guest runs on at once; afterwards the destination has to agree. */
@@ -155,6 +154,12 @@ export class Source {
     if (this.standing !== 'in-doubt') return;
     this.ledger.record({ kind: 'overridden', session, decision: 'discard' });
     this.destinationOwns();
+  }
+
+  private messageArrived(message: Message): void {
+    if (message.kind !== 'pages') return;
+    this.progress.arrived(message.batch.gfns.length, this.nowMs);
+    this.guest.arrived(message.batch);
   }
 
   private heardFrame(frame: Frame): void {

@@ -34,7 +34,7 @@ export class WriteLog {
   take(): ReadonlySet<Gfn> {
     const { written } = this;
     this.written = new Set();
-    for (const frame of written) this.vm.arch.mmu.writeProtect(frame, gfn(frame + 1));
+    this.vm.arch.mmu.writeProtectFrames(written);
     return written;
   }
 

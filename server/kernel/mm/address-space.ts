@@ -221,11 +221,18 @@ export class AddressSpace implements UserCopy {
     return this.populate(area, pageNumber, write);
   }
 
-  /** Whether a page at an address has ever been touched, here or by another user of the object behind it. Touches nothing. */
-  isPresent(address: number): boolean {
-    if (this.ptes.has(pageOf(address))) return true;
-    const area = this.find(address);
-    return area?.object?.peek?.(area.firstPage + pageOf(address - area.start)) !== undefined;
+  /** Addresses of the pages in [start, end) that have ever been touched, here or by another user of an object. Touches nothing. */
+  *touchedPages(start: number, end: number): Generator<number> {
+    const [first, last] = [pageOf(start), pageOf(end)];
+    if (last - first > this.ptes.size) {
+      for (const page of this.ptes.keys()) if (page >= first && page < last) yield page * PAGE_SIZE;
+    } else for (let page = first; page < last; page++) if (this.ptes.has(page)) yield page * PAGE_SIZE;
+    for (const area of this.areas) {
+      if (area.end <= start || area.start >= end || area.object?.touched === undefined) continue;
+      const shift = pageOf(area.start) - area.firstPage;
+      const [from, to] = [Math.max(area.start, start), Math.min(area.end, end)];
+      for (const index of area.object.touched(pageOf(from) - shift, pageOf(to) - shift)) yield (index + shift) * PAGE_SIZE;
+    }
   }
 
   /** `pin_user_pages(FOLL_LONGTERM)` for one page: it stays where it is until `unpin`. */

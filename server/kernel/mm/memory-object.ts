@@ -16,6 +16,8 @@ export interface MemoryObject {
   fault(index: number): Result<Page>;
   /** The page at `index` if it has been touched; an object without it is looked at through its mappings only. */
   peek?(index: number): Page | undefined;
+  /** Indices in [first, last) of the pages that have been touched, in no order; an object without `peek` has none. */
+  touched?(first: number, last: number): Iterable<number>;
   /** Drops pages [first, last) of the object: they read as zero afterwards. An object without it has no holes. */
   punch?(first: number, last: number): void;
   /** A mapping came or went; an object that lives as long as it is mapped counts these. */
@@ -53,6 +55,12 @@ export class ShmemObject implements MemoryObject {
   /** The page at `index` if it has been touched. */
   peek(index: number): Page | undefined {
     return this.pages.get(index);
+  }
+
+  *touched(first: number, last: number): Generator<number> {
+    if (last - first > this.pages.size) {
+      for (const index of this.pages.keys()) if (index >= first && index < last) yield index;
+    } else for (let index = first; index < last; index++) if (this.pages.has(index)) yield index;
   }
 
   /** The page at `index`, allocated if need be (`shmem_get_folio`); the size is not looked at. */

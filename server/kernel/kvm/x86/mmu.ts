@@ -196,6 +196,18 @@ export class TdpMmu implements MmuNotifier {
     });
     if (changed) this.flushRemoteTlbs();
   }
+
+  /** The same of single pages (`kvm_mmu_write_protect_pt_masked`), with one flush for all. */
+  writeProtectFrames(frames: Iterable<Gfn>): void {
+    let changed = false;
+    for (const frame of frames) {
+      const spte = this.table.find(frame);
+      if (spte?.kind !== 'mapped' || !spte.writable) continue;
+      spte.writable = false;
+      changed = true;
+    }
+    if (changed) this.flushRemoteTlbs();
+  }
 }
 
 /** Guest-physical memory as one vCPU reaches it: the VM's MMU, and last the vendor's own look (RMP, TD ownership). */

@@ -17,7 +17,16 @@ export class SharedFrames {
   private ranges: readonly FrameRange[] = [];
 
   has(frame: number): boolean {
-    return this.ranges.some(({ first, end }) => frame >= first && frame < end);
+    let low = 0;
+    let high = this.ranges.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const range = this.ranges[middle];
+      if (range === undefined || frame < range.first) high = middle;
+      else if (frame >= range.end) low = middle + 1;
+      else return true;
+    }
+    return false;
   }
 
   list(): readonly FrameRange[] {
