@@ -43,14 +43,15 @@ export class Guest {
   readonly memory: number;
   time = 0n;
 
-  constructor(config: Partial<HostConfig> = {}, before: (guest: Guest) => void = () => {}) {
+  /** @param type of the VM: KVM_CREATE_VM's argument */
+  constructor(config: Partial<HostConfig> = {}, before: (guest: Guest) => void = () => {}, type = 0) {
     this.kernel = trackHost(createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock: { now: () => this.time } }));
     this.process = new TestProcess(this.kernel, this.kernel.spawn(null));
     const { mm } = this.process.process;
     if (mm === null) throw new Error('a process without memory');
     this.mm = mm;
     this.memory = this.map(256 * 1024);
-    ({ fd: this.vmFd, vm: this.vm } = this.process.createVm());
+    ({ fd: this.vmFd, vm: this.vm } = this.process.createVm(type));
     before(this);
     this.addSlot(0, 64 * 1024);
     ({ fd: this.vcpuFd, vcpu: this.vcpu } = this.process.createVcpu(this.vmFd));
