@@ -79,7 +79,7 @@ export class Session implements StreamOwner {
 
   /**
    * Dials the other daemon, and again whenever a stream is lost, until the session is closed.
-   * @returns what becomes of the first stream: null once the peer has proved itself
+   * @returns what becomes of the first stream: null once the peer has proved itself, and has taken this daemon for its own
    */
   dial(open: OpenStream, streams: number): Promise<Failure | null> {
     return new Promise((resolve) => {
@@ -122,7 +122,6 @@ export class Session implements StreamOwner {
     this.streams[index]?.end(replaced());
     this.streams[index] = stream;
     this.redial?.streams.opened(stream);
-    if (index === 0) this.dialled(null);
     if (this.closed) setTimeout(() => stream.end(null), LINGER_MS).unref();
     this.drive(() => this.half.connected(index));
     return null;
@@ -135,6 +134,8 @@ export class Session implements StreamOwner {
       this.violated(stream, failure);
       return;
     }
+    // What a peer says first is that it takes this one for the other half: before, it may still refuse.
+    if (stream.index === 0) this.dialled(null);
     this.drive(() => this.half.receive(frame, performance.now()));
   }
 
