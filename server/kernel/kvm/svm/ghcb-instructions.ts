@@ -50,6 +50,12 @@ export const rdpmc: GhcbHandler = (request) => {
   return 'again';
 };
 
+/** `kvm_handle_invalid_op`: svm intercepts RDTSCP only where the guest must not have it. */
+export const rdtscp: GhcbHandler = ({ vcpu }) => {
+  queueException(vcpu, Vector.UD);
+  return 'again';
+};
+
 const monitorMwait = ({ vcpu }: GhcbRequest): Turn => {
   if (!monitorIsNop(vcpu)) queueException(vcpu, Vector.UD);
   return 'again';

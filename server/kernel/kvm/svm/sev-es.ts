@@ -9,7 +9,7 @@ import type { Vcpu } from '../vcpu.js';
 import type { VendorExit } from '../x86/ops.js';
 import type { Turn } from '../x86/vcpu-arch.js';
 import { holdForSipi } from './ap-reset-hold.js';
-import { monitor, msrAccess, mwait, rdpmc, vmmcall } from './ghcb-instructions.js';
+import { monitor, msrAccess, mwait, rdpmc, rdtscp, vmmcall } from './ghcb-instructions.js';
 import { GHCB_HV_FT_SUPPORTED, handleMsrProtocol, terminate } from './ghcb-msr.js';
 import {
   answerRegisters,
@@ -145,9 +145,9 @@ const HANDLERS: ReadonlyMap<bigint, GhcbHandler> = new Map<bigint, GhcbHandler>(
   [BigInt(SvmExitCode.WRITE_DR7), (request) => (request.rax === null ? reject(request, GHCB_ERR.MISSING_INPUT) : 'again')],
   [BigInt(SvmExitCode.WBINVD), () => 'again'],
   [BigInt(SvmExitCode.INVD), () => 'again'],
-  // `sev_es_validate_vmgexit` lets these pass, and svm has no handler for them: it never intercepts RDTSC.
+  // `sev_es_validate_vmgexit` lets this pass, and svm has no handler for it: it never intercepts RDTSC.
   [BigInt(SvmExitCode.RDTSC), ({ vcpu, code }) => unhandled(vcpu, code)],
-  [BigInt(SvmExitCode.RDTSCP), ({ vcpu, code }) => unhandled(vcpu, code)],
+  [BigInt(SvmExitCode.RDTSCP), rdtscp],
   [GHCB_EXIT.UNSUPPORTED, ({ info1 }) => unsupportedEvent(info1)],
 ]);
 

@@ -181,8 +181,11 @@ describe('what an SEV-ES guest asks for in its GHCB', () => {
     expect([GHCB.swExitInfo1.get(ghcb(guest)), GHCB.swExitInfo2.get(ghcb(guest))]).toEqual([0n, 0n]);
   });
 
-  it('RDPMC is a #GP, which ends a guest without a handler', () => {
-    const { guest } = start([{ code: BigInt(SvmExitCode.RDPMC), rcx: 0n }]);
+  it.each([
+    ['RDPMC is a #GP', SvmExitCode.RDPMC],
+    ['RDTSCP is a #UD', SvmExitCode.RDTSCP],
+  ])('%s, which ends a guest without a handler', (_, code) => {
+    const { guest } = start([{ code: BigInt(code), rcx: 0n }]);
     expect(run(guest)).toBe(KVM_EXIT.SHUTDOWN);
   });
 
