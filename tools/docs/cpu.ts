@@ -21,8 +21,9 @@ export const cpuPage = (): string => `# The guest CPU
 ${GENERATED}
 
 Guests execute real machine code: in real mode, 32-bit protected mode with and without paging, PAE, compatibility mode and 64-bit mode
-with tables of 4 and of 5 levels. Integer results and flags are exact; they are tested against what a processor did
-(\`test/unit/hardware/cpu/native-results.txt\`) and, where \`/dev/kvm\` opens, against that of this machine (\`test/differential\`).
+with tables of 4 and, on a host whose processor has LA57 (Intel's here), of 5 levels. Integer results and flags are exact; they are
+tested against what a processor did (\`test/unit/hardware/cpu/native-results.txt\`) and, where \`/dev/kvm\` opens, against that of this
+machine (\`test/differential\`).
 
 ## Instructions
 

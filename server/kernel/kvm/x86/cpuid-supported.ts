@@ -2,7 +2,7 @@ import { cpuid8000001f } from '../../../hardware/amd/cpuid-8000001f.js';
 import type { HostConfig } from '../../config.js';
 import type { Kernel } from '../../kernel.js';
 import { KVM_CPUID_FLAG } from '../../uapi/constants.js';
-import { type CpuidEntry, type CpuidRegisters, HOST_MAXPHYADDR } from './cpuid.js';
+import { type CpuidEntry, type CpuidRegisters, HOST_MAXPHYADDR, hostHasLa57, hostLinearAddressBits } from './cpuid.js';
 
 /** KVM's own leaves: the signature, and the paravirtual features, of which there are none. */
 const KVM_CPUID_SIGNATURE = 0x4000_0000;
@@ -35,7 +35,9 @@ const LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17
 const LEAF_1_ECX = bits(13, 21, 23, 24, 31);
 /** FSGSBASE, TSC_ADJUST, SMEP, ERMS, SMAP. */
 const LEAF_7_EBX = bits(0, 1, 7, 9, 20);
+/** UMIP. */
 const LEAF_7_ECX = bits(2);
+const LA57 = bits(16);
 /** SYSCALL, NX, GBPAGES, RDTSCP, LM, on top of what leaf 1 has. */
 const LEAF_80000001_EDX = bits(11, 20, 26, 27, 29);
 
@@ -92,14 +94,17 @@ export const supportedCpuid = (kernel: Kernel): CpuidEntry[] => {
     entry(0, { eax: model.maxBasic, ebx, ecx, edx }),
     entry(1, { eax: model.signature, ebx: 8 << 8, ecx: LEAF_1_ECX, edx: LEAF_1_EDX }),
     entry(6, { eax: bits(2) }),
-    entry(7, { ebx: LEAF_7_EBX, ecx: LEAF_7_ECX }, 0),
+    entry(7, { ebx: LEAF_7_EBX, ecx: LEAF_7_ECX | (hostHasLa57(config) ? LA57 : 0) }, 0),
     entry(KVM_CPUID_SIGNATURE, { eax: KVM_CPUID_FEATURES, ebx: kvmEbx, ecx: kvmEcx, edx: kvmEdx }),
     entry(KVM_CPUID_FEATURES, {}),
     entry(0x8000_0000, { eax: model.maxExtended, ...(config.vendor === 'amd' ? { ebx, ecx, edx } : {}) }),
     entry(0x8000_0001, { eax: model.signature, ecx: model.extendedEcx, edx: (LEAF_80000001_EDX | model.mirroredEdx) >>> 0 }),
     ...brand(model.brand),
     entry(0x8000_0007, { edx: bits(8) }),
-    entry(0x8000_0008, { eax: HOST_MAXPHYADDR | (48 << 8) | (HOST_MAXPHYADDR << 16), ecx: config.cpus - 1 }),
+    entry(0x8000_0008, {
+      eax: HOST_MAXPHYADDR | (hostLinearAddressBits(config) << 8) | (HOST_MAXPHYADDR << 16),
+      ecx: config.cpus - 1,
+    }),
     ...(config.vendor === 'amd' ? amdLeaves(kernel) : []),
   ];
 };

@@ -1,5 +1,6 @@
 import { Cr4 } from '../../../hardware/cpu/registers.js';
 import type { CpuFeatures } from '../../../hardware/cpu/types.js';
+import type { HostConfig } from '../../config.js';
 import { KVM_CPUID_FLAG } from '../../uapi/constants.js';
 import type { StructValue } from '../../uapi/struct.js';
 import type { kvm_cpuid_entry2 } from '../../uapi/x86-structs.js';
@@ -61,8 +62,17 @@ const CR4_BY_FEATURE: readonly (readonly [number, CpuidFeature])[] = [
   [Cr4.SMEP, 'SMEP'],
   [Cr4.SMAP, 'SMAP'],
 ];
-/** `cr4_reserved_bits`: what the host itself cannot do. There is no five-level paging, and no PCID or PKU in the CPU's subset. */
-export const HOST_CR4_RESERVED = ~(CR4_ALWAYS | Cr4.UMIP | Cr4.FSGSBASE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP) >>> 0;
+/** Bits that every host has; there is no PCID or PKU in the CPU's subset. */
+const CR4_HOST = CR4_ALWAYS | Cr4.UMIP | Cr4.FSGSBASE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
+
+/** Whether the host's CPU has tables of five levels: Sapphire Rapids has, Milan has not. */
+export const hostHasLa57 = ({ vendor }: HostConfig): boolean => vendor === 'intel';
+
+/** `max_host_virt_addr_bits`: how wide a linear address is on the host, whatever its guests are told. */
+export const hostLinearAddressBits = (config: HostConfig): 48 | 57 => (hostHasLa57(config) ? 57 : 48);
+
+/** `cr4_reserved_bits`: what the host itself cannot do. */
+export const hostCr4Reserved = (config: HostConfig): number => ~(CR4_HOST | (hostHasLa57(config) ? Cr4.LA57 : 0)) >>> 0;
 
 /** What KVM_SET_CPUID2 has set (`vcpu->arch.cpuid_entries`), and what follows from it. */
 export class Cpuid {
@@ -138,9 +148,9 @@ export class Cpuid {
  * What the CPU needs to know. Physical addresses are as wide as the host's: with nested paging nobody looks at the
  * guest's MAXPHYADDR when its page tables are walked.
  */
-export const cpuFeatures = (cpuid: Cpuid): CpuFeatures => ({
+export const cpuFeatures = (cpuid: Cpuid, config: HostConfig): CpuFeatures => ({
   physicalAddressBits: HOST_MAXPHYADDR,
-  cr4Reserved: (HOST_CR4_RESERVED | cpuid.cr4GuestReserved) >>> 0,
+  cr4Reserved: (hostCr4Reserved(config) | cpuid.cr4GuestReserved) >>> 0,
   gigabytePages: true,
   noExecute: true,
 });

@@ -6,6 +6,7 @@ import { kvm_msr_entry, kvm_msr_list, kvm_msrs } from '../../uapi/x86-structs.js
 import { copyStruct } from '../copy-struct.js';
 import type { Vcpu } from '../vcpu.js';
 import { apicBase, setApicBase } from './apic-base-msr.js';
+import { hostLinearAddressBits } from './cpuid.js';
 import { setTscDeadlineMsr, tscDeadlineMsr, x2apicMsrRead, x2apicMsrWrite } from './irq/lapic-access.js';
 import { MSR, MTRR_VARIABLE } from './msr-index.js';
 import { FEATURE_MSRS, featureMsr, SAVED_MSRS } from './msr-store.js';
@@ -31,7 +32,9 @@ const CANONICALISED: ReadonlySet<number> = new Set([MSR.SYSENTER_EIP, MSR.SYSENT
 
 const U32 = 0xffff_ffffn;
 
-const canonical = (address: bigint): bigint => BigInt.asUintN(64, BigInt.asIntN(48, address));
+/** `__canonical_address`. An MSR takes what is canonical on the host, however wide its guest's addresses are. */
+const canonical = ({ vm }: Vcpu, address: bigint): bigint =>
+  BigInt.asUintN(64, BigInt.asIntN(hostLinearAddressBits(vm.kernel.config), address));
 
 /** `__kvm_valid_efer`: what the guest's CPUID allows. */
 const eferAllowed = ({ arch }: Vcpu, efer: bigint): boolean => {
@@ -59,9 +62,9 @@ const setEfer = (vcpu: Vcpu, efer: bigint, hostInitiated: boolean): boolean => {
 /** `kvm_set_msr_common` and the vendor's: false where a guest gets #GP. */
 export const setMsr = (vcpu: Vcpu, index: number, data: bigint, hostInitiated: boolean): boolean => {
   const { arch } = vcpu;
-  if (CANONICAL.has(index) && canonical(data) !== data) return false;
+  if (CANONICAL.has(index) && canonical(vcpu, data) !== data) return false;
   if (MTRR_VARIABLE.includes(index) && (data & arch.cpuid.reservedGpaBits) !== 0n) return false;
-  const value = CANONICALISED.has(index) ? canonical(data) : data;
+  const value = CANONICALISED.has(index) ? canonical(vcpu, data) : data;
   if (index >= MSR.X2APIC_FIRST && index <= MSR.X2APIC_LAST)
     return arch.lapic !== null && x2apicMsrWrite(arch.lapic, index, value);
   switch (index) {

@@ -9,7 +9,7 @@ import { kvm_sregs, kvm_sregs2 } from '../../uapi/x86-structs.js';
 import { copyStruct, copyStructOut } from '../copy-struct.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
 import { apicBase, setApicBase } from './apic-base-msr.js';
-import { HOST_CR4_RESERVED } from './cpuid.js';
+import { hostCr4Reserved } from './cpuid.js';
 import { cr8, setCr8 } from './cr8.js';
 import { refuseProtected } from './protected-state.js';
 
@@ -41,7 +41,7 @@ const checkCr0 = (cr0: bigint): Failure | null => {
 
 /** `kvm_is_valid_cr4`: what neither the host nor the guest's CPUID reserves. */
 const checkCr4 = (vcpu: Vcpu, cr4: bigint): Failure | null => {
-  const reserved = BigInt((HOST_CR4_RESERVED | vcpu.arch.cpuid.cr4GuestReserved) >>> 0) | HIGH;
+  const reserved = BigInt((hostCr4Reserved(vcpu.vm.kernel.config) | vcpu.arch.cpuid.cr4GuestReserved) >>> 0) | HIGH;
   return (cr4 & reserved) === 0n
     ? null
     : refuse('CR4_RESERVED', 'cr4', cr4, `no bit of 0x${(reserved & 0xffff_ffffn).toString(16)}`);

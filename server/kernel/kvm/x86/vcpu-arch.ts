@@ -132,7 +132,11 @@ export class VcpuArch {
 
   private makeCpu(): Cpu {
     const { vcpu, cpuid } = this;
-    return new Cpu({ memory: new VcpuMemory(vcpu), features: cpuFeatures(cpuid), readTsc: () => guestTsc(vcpu) });
+    return new Cpu({
+      memory: new VcpuMemory(vcpu),
+      features: cpuFeatures(cpuid, vcpu.vm.kernel.config),
+      readTsc: () => guestTsc(vcpu),
+    });
   }
 
   /** Instructions that the guest has executed. */
@@ -157,7 +161,7 @@ export class VcpuArch {
 
   /** CPUID has changed. */
   updateFeatures(): void {
-    this.madeCpu?.setFeatures(cpuFeatures(this.cpuid));
+    this.madeCpu?.setFeatures(cpuFeatures(this.cpuid, this.vcpu.vm.kernel.config));
   }
 }
 
