@@ -57,7 +57,7 @@ export function withBuffer(
   const writable = spec.hasOutput ? firmware.memory.checkWrite([address, buffer.length]) : STATUS.SUCCESS;
   if (writable !== STATUS.SUCCESS) return writable;
   const status = run(buffer);
-  if (spec.hasOutput) firmware.memory.write(address, buffer, null);
+  if (spec.hasOutput) firmware.memory.writeAllowed(address, buffer, null);
   return status;
 }
 

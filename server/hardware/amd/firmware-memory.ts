@@ -72,8 +72,22 @@ export class FirmwareMemory {
   /** Writes a range as seen through `key` (with a key, whole blocks), if `checkWrite` allows all of it. */
   write(address: number, bytes: Uint8Array, key: EncryptionKey | null): Status {
     const status = this.checkWrite([address, bytes.length]);
-    if (status === STATUS.SUCCESS) this.writeUnchecked(address, bytes, key);
+    if (status === STATUS.SUCCESS) this.writeAllowed(address, bytes, key);
     return status;
+  }
+
+  /** The same for a range that `checkWrite` has allowed in this command. */
+  writeAllowed(address: number, bytes: Uint8Array, key: EncryptionKey | null): void {
+    const sole = this.soleFrame(address, bytes.length);
+    if (sole !== undefined) {
+      this.writeInFrame(sole, address % PAGE_SIZE, bytes, key);
+      return;
+    }
+    let done = 0;
+    for (const { frame, offset, length } of this.spans(address, bytes.length) ?? []) {
+      this.writeInFrame(frame, offset, bytes.subarray(done, done + length), key);
+      done += length;
+    }
   }
 
   /** Encrypts a range of whole blocks in place, if `checkWrite` allows it, and shows its plaintext to `inspect` piece by piece. */
@@ -105,19 +119,6 @@ export class FirmwareMemory {
     const start = withoutCBit(address);
     if (start >= C_BIT || (start % PAGE_SIZE) + length > PAGE_SIZE) return undefined;
     return this.dram.at(hpaToPfn(hpa(start)));
-  }
-
-  private writeUnchecked(address: number, bytes: Uint8Array, key: EncryptionKey | null): void {
-    const sole = this.soleFrame(address, bytes.length);
-    if (sole !== undefined) {
-      this.writeInFrame(sole, address % PAGE_SIZE, bytes, key);
-      return;
-    }
-    let done = 0;
-    for (const { frame, offset, length } of this.spans(address, bytes.length) ?? []) {
-      this.writeInFrame(frame, offset, bytes.subarray(done, done + length), key);
-      done += length;
-    }
   }
 
   private writeInFrame(frame: Frame, offset: number, bytes: Uint8Array, key: EncryptionKey | null): void {

@@ -49,8 +49,8 @@ function send({ firmware, guest, state, key, buffer }: ActiveGuestCall<'send-upd
   const plaintext = memory.read(guestPaddr, guestLength, key);
   if (plaintext === null) return STATUS.INVALID_ADDRESS;
   const packet = sealPacket(state.transport, { context }, firmware.random.bytes(IV_LENGTH), plaintext);
-  memory.write(hdrPaddr, packet.header, null);
-  memory.write(transPaddr, packet.data, null);
+  memory.writeAllowed(hdrPaddr, packet.header, null);
+  memory.writeAllowed(transPaddr, packet.data, null);
   firmware.charge('psp_kib_encrypted', guestLength / 1024);
   firmware.charge('psp_kib_digested', guestLength / 1024);
   return STATUS.SUCCESS;
@@ -73,7 +73,7 @@ function receive({ firmware, guest, state, key, buffer }: ActiveGuestCall<'recei
   const plaintext = openPacket(state.transport, { context }, { header, data }, guestLength);
   if (plaintext === null) return STATUS.BAD_MEASUREMENT;
   if ((PACKET_HEADER.flags.get(header) & PACKET_COMPRESSED) !== 0) return STATUS.UNSUPPORTED;
-  memory.write(guestPaddr, plaintext, key);
+  memory.writeAllowed(guestPaddr, plaintext, key);
   const saveArea = context === MAC_CONTEXT.UPDATE_VMSA ? memory.frameAt(guestPaddr) : null;
   if (saveArea !== null) firmware.saveAreas.record(saveArea, key);
   firmware.charge('psp_kib_encrypted', guestLength / 1024);
