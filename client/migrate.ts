@@ -205,15 +205,15 @@ const migrateRelayed = async (vm: Vm, process: Process, options: MigrateOptions)
   const over = new AbortController();
   const streams = options.limits?.streams ?? 1;
   const relay = relayMigration({ session, source: vm, destination: process, streams, signal: over.signal });
-  // Where a host does not let it in it carries nothing: the guest stays, and the host has said why.
   const refused = new Promise<never>((_resolve, reject) => {
-    relay.catch(async (error: unknown) => {
-      await Promise.allSettled(ends.map(({ caller }) => new Migrations(caller).cancel(session)));
-      reject(error);
-    });
+    relay.catch(reject);
   });
   try {
     return await Promise.race([migrateBy(vm, session, options), refused]);
+  } catch (error) {
+    // Where a host has not let the relay in, nobody else ends the session.
+    await Promise.allSettled(ends.map(({ caller }) => new Migrations(caller).cancel(session)));
+    throw error;
   } finally {
     await concluded(ends, session);
     over.abort();

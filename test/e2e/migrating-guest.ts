@@ -59,12 +59,12 @@ const counting = async (process: Process, vm: Vm, launch: (address: bigint) => P
   return { vm, vcpu };
 };
 
-export const plainGuest = async ({ process }: Host): Promise<CountingGuest> => {
+export const plainGuest = async ({ process }: Pick<Host, 'process'>): Promise<CountingGuest> => {
   await using kvm = await process.openKvm();
   return await counting(process, await kvm.createVm(), async () => {});
 };
 
-export const sevGuest = async ({ process }: Host): Promise<CountingGuest> => {
+export const sevGuest = async ({ process }: Pick<Host, 'process'>): Promise<CountingGuest> => {
   await using kvm = await process.openKvm();
   await using sev = await process.openSev();
   const vm = await kvm.createVm();
