@@ -8,7 +8,7 @@ import { vmIoctl } from '../kernel/kvm/vm-ioctl.js';
 import { kvmArchVcpuIoctl } from '../kernel/kvm/x86/vcpu-ioctl.js';
 import type { Process } from '../kernel/process/process.js';
 import type { Task } from '../kernel/sched/task.js';
-import { type MaySleep, type MightSleep, sleeps } from '../kernel/sched/wait.js';
+import type { MaySleep } from '../kernel/sched/wait.js';
 
 /** Runs something that finds nothing to wait for, as a task of a process; EAGAIN if it has to wait after all. */
 export const atOnce = <T>(kernel: Kernel, process: Process, label: string, body: (current: Task) => MaySleep<T>): Result<T> => {
@@ -22,10 +22,6 @@ export const atOnce = <T>(kernel: Kernel, process: Process, label: string, body:
 const resultOf = <T>(done: { readonly value: T } | null, label: string): Result<T> =>
   done === null ? new Failure('EAGAIN', 'MIGRATION_WOULD_WAIT', 'server/migration', { call: label }) : done.value;
 
-function* finish<T>(step: MaySleep<T>): MightSleep<T> {
-  return sleeps(step) ? yield* step : step;
-}
-
 /** The owner of a VM, in whose name its state is read and written. */
 export const ownerOf = ({ kernel, ownerPid }: Vm): Process => kernel.processes.get(ownerPid) ?? kernel.init;
 
@@ -38,4 +34,4 @@ export const vcpuCallArg = (vcpu: Vcpu, request: number, arg: IoctlArg): Result<
 
 /** A VM ioctl without its gate. */
 export const vmCall = (vm: Vm, request: number, bytes: Uint8Array): Result<number> =>
-  atOnce(vm.kernel, ownerOf(vm), 'VM state', (current) => finish(vmIoctl(current, vm, request, inlineArg(vm.mm, bytes))));
+  atOnce(vm.kernel, ownerOf(vm), 'VM state', (current) => vmIoctl(current, vm, request, inlineArg(vm.mm, bytes)));

@@ -103,16 +103,27 @@ export class Dispatch {
     oopsed: (failure: Failure) => void,
   ): Cancel {
     const { sanitizer, scheduler } = this.host.kernel;
-    const journalled = function* journalled(current: Task): MightSleep<{ result: T } | Failure> {
-      sanitizer.callBegins(current, new CallNote(caller.process.pid, label));
+    const waiting = function* waiting(steps: MightSleep<T>): MightSleep<{ result: T } | Failure> {
       try {
-        const result = body(current);
-        return { result: sleeps(result) ? yield* result : result };
+        return { result: yield* steps };
       } catch (error) {
         return oops(sanitizer, label, error);
       } finally {
         sanitizer.callEnded();
       }
+    };
+    const journalled = (current: Task): MaySleep<{ result: T } | Failure> => {
+      sanitizer.callBegins(current, new CallNote(caller.process.pid, label));
+      let outcome: { result: T } | Failure;
+      try {
+        const result = body(current);
+        if (sleeps(result)) return waiting(result);
+        outcome = { result };
+      } catch (error) {
+        outcome = oops(sanitizer, label, error);
+      }
+      sanitizer.callEnded();
+      return outcome;
     };
     const end = (outcome: { result: T } | Failure): void => (failed(outcome) ? oopsed(outcome) : done(outcome.result));
     const task = scheduler.start(caller.process, label, journalled, end, caller.thread);

@@ -13,11 +13,15 @@ export const traceOf = (metadata: Metadata): string | undefined => first(metadat
 const LOOPBACK_PEER = /^(127\.|\[?::1|\[?::ffff:127\.|ipv4:127\.|ipv6:\[?::1|unix:|unknown|$)/;
 
 /** What the kernel's side needs to know of a call beside its message. */
-export const headersOf = (call: { readonly metadata: Metadata; getPeer(): string }): CallHeaders => ({
-  process: first(call.metadata, 'simkvm-process'),
-  thread: first(call.metadata, 'simkvm-thread'),
-  requestId: first(call.metadata, 'simkvm-request-id'),
-  acknowledge: first(call.metadata, 'simkvm-acknowledge'),
-  onLoopback: LOOPBACK_PEER.test(call.getPeer()),
-  peer: call.getPeer(),
-});
+export const headersOf = (call: { readonly metadata: Metadata; getPeer(): string }): CallHeaders => {
+  const { metadata } = call;
+  const peer = call.getPeer();
+  return {
+    process: first(metadata, 'simkvm-process'),
+    thread: first(metadata, 'simkvm-thread'),
+    requestId: first(metadata, 'simkvm-request-id'),
+    acknowledge: first(metadata, 'simkvm-acknowledge'),
+    onLoopback: LOOPBACK_PEER.test(peer),
+    peer,
+  };
+};

@@ -25,6 +25,19 @@ export type MaySleep<T> = T | MightSleep<T>;
 export const sleeps = <T>(result: MaySleep<T>): result is MightSleep<T> =>
   typeof result === 'object' && result !== null && Symbol.iterator in result && 'next' in result;
 
+/** What comes after a function that usually need not wait: at once where it did not. */
+export const andThen = <T, U>(result: MaySleep<T>, next: (value: T) => U): MaySleep<U> =>
+  sleeps(result) ? afterwards(result, next) : next(result);
+
+function* afterwards<T, U>(steps: MightSleep<T>, next: (value: T) => U): MightSleep<U> {
+  return next(yield* steps);
+}
+
+/** The steps of a function that usually need not wait, for one that waits anyway. */
+export function* stepsOf<T>(result: MaySleep<T>): MightSleep<T> {
+  return sleeps(result) ? yield* result : result;
+}
+
 export const RESCHED: Wait = { kind: 'resched' };
 
 /**

@@ -2,21 +2,28 @@ import { Failure, failed, type Result } from '../failure.js';
 import { type File, OPEN } from '../fs/file.js';
 import type { IoctlArg } from '../fs/ioctl-arg.js';
 import type { Task } from '../sched/task.js';
-import type { MaySleep, MightSleep } from '../sched/wait.js';
+import { type MaySleep, type MightSleep, stepsOf } from '../sched/wait.js';
 import { FIOCLEX, FIONBIO, FIONCLEX } from '../uapi/fcntl.js';
 
 /**
  * `ioctl`: what every file knows (FIOCLEX, FIONCLEX, FIONBIO), else the file's own. ENOTTY: the file takes none.
  * @param request 32 bits, unsigned; the kernel looks at no more
  */
-export function* ioctl(current: Task, fd: number, request: number, arg: IoctlArg): MightSleep<Result<number>> {
+export const ioctlMaySleep = (current: Task, fd: number, request: number, arg: IoctlArg): MaySleep<Result<number>> => {
   const file = current.process.files.get(fd, 'sys_ioctl');
   if (failed(file)) return file;
   const result = vfsIoctl(current, fd, file, request, arg);
-  if (typeof result === 'number' || failed(result)) return result;
-  // It may wait: the file stays as long, whoever closes the descriptor meanwhile.
+  return typeof result === 'number' || failed(result) ? result : holding(current, file, result);
+};
+
+/** The same for whoever waits anyway. */
+export const ioctl = (current: Task, fd: number, request: number, arg: IoctlArg): MightSleep<Result<number>> =>
+  stepsOf(ioctlMaySleep(current, fd, request, arg));
+
+/** A call that may wait: the file stays as long, whoever closes the descriptor meanwhile. */
+function* holding(current: Task, file: File, steps: MightSleep<Result<number>>): MightSleep<Result<number>> {
   file.get();
-  const outcome = yield* result;
+  const outcome = yield* steps;
   yield* file.put(current);
   return outcome;
 }

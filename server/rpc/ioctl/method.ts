@@ -1,9 +1,9 @@
-import { failed, type Result } from '../../kernel/failure.js';
+import { failed } from '../../kernel/failure.js';
 import { InlineCopy } from '../../kernel/fs/inline-copy.js';
 import type { AddressSpace } from '../../kernel/mm/address-space.js';
 import type { Task } from '../../kernel/sched/task.js';
-import type { MightSleep } from '../../kernel/sched/wait.js';
-import { ioctl } from '../../kernel/syscalls/ioctl.js';
+import { andThen, type MaySleep } from '../../kernel/sched/wait.js';
+import { ioctlMaySleep } from '../../kernel/syscalls/ioctl.js';
 import { IOCTL, IOCTLS, type IoctlName } from '../../kernel/uapi/ioctls.js';
 import { type Reply, refused, type UnaryMethod } from '../call.js';
 import type { ArgCodec } from './arg-codec.js';
@@ -29,17 +29,17 @@ export interface Argument {
 }
 
 /** Issues the ioctl; the response has `ret` and, where something was written, the structure's message. */
-export function* issue(
+export const issue = (
   current: Task,
   request: Message,
   number: number,
   inline: InlineCopy,
   argument: Argument,
-): MightSleep<Reply<Message>> {
-  const result: Result<number> = yield* ioctl(current, fdOf(request), number, { value: argument.value, user: inline });
-  if (!failed(result)) return { failure: null, response: { ret: result, ...argument.answer() } };
-  return { failure: result, response: inline.written ? { ret: -1, ...argument.answer() } : null };
-}
+): MaySleep<Reply<Message>> =>
+  andThen(ioctlMaySleep(current, fdOf(request), number, { value: argument.value, user: inline }), (result): Reply<Message> => {
+    if (!failed(result)) return { failure: null, response: { ret: result, ...argument.answer() } };
+    return { failure: result, response: inline.written ? { ret: -1, ...argument.answer() } : null };
+  });
 
 /** 64 bits of a field: enums and narrower integers come as numbers. */
 const wordOf = (value: unknown): bigint =>
@@ -58,9 +58,9 @@ const method = (syscall: IoctlName, handle: IoctlMethod['handle'], mutates = tru
 export const valueIoctl = (name: IoctlName, field?: string, mutates = true): IoctlMethod =>
   method(
     name,
-    function* handle(current, _host, request) {
+    (current, _host, request) => {
       const value = wordOf(field === undefined ? 0n : request[field]);
-      return yield* issue(current, request, IOCTL[name], new InlineCopy(mmOf(current)), { value, answer: nothing });
+      return issue(current, request, IOCTL[name], new InlineCopy(mmOf(current)), { value, answer: nothing });
     },
     mutates,
   );
@@ -81,7 +81,7 @@ const ANSWERS_BY_POINTER: ReadonlySet<IoctlName> = new Set(['KVM_GET_DIRTY_LOG',
 export const codecIoctl = (name: IoctlName, field: string, codec: ArgCodec, answers: boolean, mutates = true): IoctlMethod =>
   method(
     name,
-    function* handle(current, _host, request) {
+    (current, _host, request) => {
       const inline = new InlineCopy(mmOf(current));
       const message = request[field];
       const value =
@@ -90,16 +90,16 @@ export const codecIoctl = (name: IoctlName, field: string, codec: ArgCodec, answ
           : codec.encode(isMessage(message) ? message : {}, inline, field);
       if (failed(value)) return refused(value);
       const answer = answers ? (): Message => ({ [field]: codec.decode(value, inline) }) : nothing;
-      return yield* issue(current, request, IOCTL[name], inline, { value, answer });
+      return issue(current, request, IOCTL[name], inline, { value, answer });
     },
     mutates,
   );
 
 /** An ioctl that takes the address of one 64-bit word, which the request has in `field`. */
 export const wordIoctl = (name: IoctlName, field: string): IoctlMethod =>
-  method(name, function* handle(current, _host, request) {
+  method(name, (current, _host, request) => {
     const inline = new InlineCopy(mmOf(current));
     const data = new Uint8Array(8);
     new DataView(data.buffer).setBigUint64(0, wordOf(request[field]), true);
-    return yield* issue(current, request, IOCTL[name], inline, { value: inline.place(data), answer: nothing });
+    return issue(current, request, IOCTL[name], inline, { value: inline.place(data), answer: nothing });
   });

@@ -3,6 +3,7 @@ import { failed } from '../../kernel/failure.js';
 import { InlineCopy } from '../../kernel/fs/inline-copy.js';
 import type { RunPages } from '../../kernel/kvm/run-pages.js';
 import { VcpuFile } from '../../kernel/kvm/vcpu-file.js';
+import { stepsOf } from '../../kernel/sched/wait.js';
 import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../kernel/uapi/constants.js';
 import { IOCTL } from '../../kernel/uapi/ioctls.js';
 import {
@@ -137,13 +138,13 @@ export const run: IoctlMethod = {
   *handle(current, _host, request) {
     const inline = new InlineCopy(mmOf(current));
     const file = current.process.files.lookup(fdOf(request));
-    if (!(file?.ops instanceof VcpuFile)) return yield* issue(current, request, IOCTL.KVM_RUN, inline, NO_ANSWER);
+    if (!(file?.ops instanceof VcpuFile)) return yield* stepsOf(issue(current, request, IOCTL.KVM_RUN, inline, NO_ANSWER));
     const pages = file.ops.vcpu.runPages;
     const refusal = isMessage(request.input) ? writeInput(pages, request.input) : null;
     if (refusal !== null) return refused(refusal);
     // The descriptor may be closed while the guest runs; the pages must last until the reply has been read from them.
     file.get();
-    const { failure, response } = yield* issue(current, request, IOCTL.KVM_RUN, inline, NO_ANSWER);
+    const { failure, response } = yield* stepsOf(issue(current, request, IOCTL.KVM_RUN, inline, NO_ANSWER));
     const reply = { failure, response: { ret: response?.ret ?? -1, run: readRun(pages) } };
     yield* file.put(current);
     return reply;

@@ -26,7 +26,7 @@ export const sevCommand = (name: KvmSevCmdName, structure?: SevStructure): Ioctl
     role: 'process',
     mutates: true,
     syscall: `KVM_SEV_${name}`,
-    *handle(current, _host, request) {
+    handle(current, _host, request) {
       const inline = new InlineCopy(mmOf(current));
       const message = structure === undefined ? null : request[structure.field];
       const data = codec?.encode(isMessage(message) ? message : {}, inline, structure?.field ?? '') ?? 0n;
@@ -38,7 +38,7 @@ export const sevCommand = (name: KvmSevCmdName, structure?: SevStructure): Ioctl
         if (codec === null || structure?.answers !== true) return { error };
         return { error, [structure.field]: codec.decode(data, inline) };
       };
-      return yield* issue(current, request, IOCTL.KVM_MEMORY_ENCRYPT_OP, inline, { value, answer });
+      return issue(current, request, IOCTL.KVM_MEMORY_ENCRYPT_OP, inline, { value, answer });
     },
   };
 };

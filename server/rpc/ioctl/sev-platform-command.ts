@@ -21,7 +21,7 @@ export const sevPlatformCommand = (name: SevUserCmdName, structure?: SevStructur
     role: 'process',
     mutates,
     syscall: syscallOf(name),
-    *handle(current, _host, request) {
+    handle(current, _host, request) {
       const inline = new InlineCopy(mmOf(current));
       const message = structure === undefined ? null : request[structure.field];
       const data = codec?.encode(isMessage(message) ? message : {}, inline, structure?.field ?? '') ?? 0n;
@@ -32,7 +32,7 @@ export const sevPlatformCommand = (name: SevUserCmdName, structure?: SevStructur
         if (codec === null || structure?.answers !== true) return { error };
         return { error, [structure.field]: codec.decode(data, inline) };
       };
-      return yield* issue(current, request, IOCTL.SEV_ISSUE_CMD, inline, { value, answer });
+      return issue(current, request, IOCTL.SEV_ISSUE_CMD, inline, { value, answer });
     },
   };
 };
