@@ -1,0 +1,159 @@
+import { type ChildProcess, execFile } from 'node:child_process';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type Migration, MigrationStanding, Vcpu, Vm } from '../../client/index.js';
+import { type Host, plainGuest, runWhile, startHost, upTo } from './migrating-guest.js';
+
+const PROGRAM = 'dist/client/cli/main.js';
+/** A page a second: no test waits for that. */
+const SLOWLY = ['--bandwidth', '4096'];
+
+interface Ended {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs the program as a person would; `begun` gets the process while it runs. */
+const simkvm = (args: readonly string[], begun: (child: ChildProcess) => void = () => {}): Promise<Ended> =>
+  new Promise((resolve) => {
+    const child = execFile(process.execPath, [PROGRAM, ...args], (_error, stdout, stderr) =>
+      resolve({ code: child.exitCode ?? -1, stdout, stderr }),
+    );
+    begun(child);
+  });
+
+let here: Host;
+let there: Host;
+
+beforeAll(async () => {
+  [here, there] = await Promise.all([startHost(), startHost()]);
+});
+
+afterAll(async () => {
+  await here[Symbol.asyncDispose]();
+  await there[Symbol.asyncDispose]();
+});
+
+const on = ({ daemon }: Host, ...args: string[]): Promise<Ended> => simkvm([...args, '--target', daemon.target]);
+
+const fingerprintOf = async (host: Host): Promise<string> => {
+  const { stdout } = await on(host, 'migrations', 'identity', '--json');
+  const { fingerprint }: { fingerprint: string } = JSON.parse(stdout);
+  return fingerprint;
+};
+
+/** Options that name the guest `fd` here, and the process there. */
+const journey = (fd: number): string[] => [
+  ...['--fd', String(fd), '--process', here.process.token],
+  ...['--to', there.daemon.target, '--to-process', there.process.token],
+];
+
+/** The session at one end, as soon as it is there. */
+const seen = async (host: Host, session: string, is: (migration: Migration) => boolean): Promise<Migration> => {
+  for (;;) {
+    const migration = (await host.simkvm.migrations.list()).find((each) => each.session === session && is(each));
+    if (migration !== undefined) return migration;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+};
+
+describe('simkvm, for guests that go to another host', () => {
+  it('refuses while the daemons do not know each other, and introduces them', async () => {
+    const { vm } = await plainGuest(here);
+    const refused = await on(here, 'migrate', ...journey(vm.fd));
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toContain('PEER_NOT_ALLOWED');
+    for (const [host, other] of [
+      [here, there],
+      [there, here],
+    ] as const) {
+      const fingerprint = await fingerprintOf(other);
+      expect((await on(host, 'migrations', 'allow', fingerprint)).stdout.split('\n')).toContain(fingerprint);
+    }
+    expect((await on(here, 'migrations', 'identity')).stdout).toContain(await fingerprintOf(there));
+    await vm.close();
+  });
+
+  it.each([
+    ['directly', []],
+    ['by way of this program', ['--relay']],
+  ])('migrates one %s, which goes on there', async (how, options) => {
+    const guest = await plainGuest(here);
+    const serial: number[] = [];
+    const running = runWhile(guest, serial, () => true);
+    const session = `cli-${options.length}`;
+    const { code, stdout, stderr } = await on(here, 'migrate', ...journey(guest.vm.fd), '--session', session, ...options);
+    expect({ how, code, stderr }).toEqual({ how, code: 0, stderr: '' });
+    expect(stdout).toMatch(new RegExp(`^moved in session ${session}: \\d+ rounds, \\d+ pages .*, stopped for [\\d.]+ ms$`, 'm'));
+    expect(await running).toBe('EIO');
+    const { received } = await there.simkvm.migrations.get(session);
+    const [fd = -1] = received?.vcpu_fds ?? [];
+    const arrived = { vm: there.process.adopt(Vm, received?.vm_fd ?? -1), vcpu: there.process.adopt(Vcpu, fd) };
+    const left = serial.length;
+    await runWhile(arrived, serial, () => serial.length < left + 10);
+    expect(serial).toEqual(upTo(serial.length));
+  });
+
+  it('lists and shows what has come and gone', async () => {
+    expect((await on(here, 'migrations')).stdout).toMatch(/^cli-0 +source +sent +sent +/m);
+    const { stdout } = await on(there, 'migrations', 'show', 'cli-0');
+    expect(stdout).toMatch(/^standing +committed \(committed\)$/m);
+    expect(stdout).toMatch(/^ *0 +0x0 +256.0 KiB +0x/m);
+    expect(JSON.parse((await on(there, 'migrations', 'list', '--json')).stdout)).toMatchObject([
+      { session: 'cli-0', half: 2 },
+      { session: 'cli-1', half: 2 },
+    ]);
+  });
+
+  it('finds the VM by its number, and prints JSON', async () => {
+    const { vm } = await plainGuest(here);
+    const { vm_id } = await vm.inspect();
+    const [, , ...rest] = journey(0);
+    const { stdout } = await on(here, 'migrate', '--vm', String(vm_id), ...rest, '--session', 'json', '--json');
+    expect(JSON.parse(stdout)).toMatchObject({ session: 'json', statistics: { pages_sent: expect.stringMatching(/^\d+$/) } });
+  });
+
+  it('says beforehand whether it would be allowed', async () => {
+    const { vm } = await plainGuest(here);
+    expect((await on(here, 'migrate', ...journey(vm.fd), '--dry-run')).stdout).toBe('it would be allowed\n');
+  });
+
+  it('gives one up on Ctrl-C, and on `migrations cancel`', async () => {
+    for (const [session, giveUp] of [
+      ['ctrl-c', (child: ChildProcess) => void child.kill('SIGINT')],
+      ['cancel', () => on(here, 'migrations', 'cancel', 'cancel')],
+    ] as const) {
+      const guest = await plainGuest(here);
+      let child: ChildProcess | null = null;
+      const args = ['migrate', ...journey(guest.vm.fd), '--session', session, ...SLOWLY, '--target', here.daemon.target];
+      const ended = simkvm(args, (begun) => {
+        child = begun;
+      });
+      await seen(here, session, ({ phase }) => phase === 'copying');
+      if (child !== null) await giveUp(child);
+      const { code, stderr } = await ended;
+      expect({ session, code }).toEqual({ session, code: 1 });
+      expect(stderr).toContain('the guest has stayed where it was: CANCELLED');
+      const serial: number[] = [];
+      await runWhile(guest, serial, () => serial.length < 5);
+      expect(serial).toEqual(upTo(5));
+      await seen(here, session, ({ standing }) => standing === MigrationStanding.MIGRATION_STANDING_STAYED);
+    }
+  });
+
+  it('asks twice before it decides what the protocol cannot, and does not where nothing is in doubt', async () => {
+    expect((await on(here, 'migrations', 'override', 'cli-0', 'run')).code).toBe(2);
+    const { code, stderr } = await on(here, 'migrations', 'override', 'cli-0', 'run', '--dangerous');
+    expect(code).toBe(1);
+    expect(stderr).toContain('MIGRATION_NOT_IN_DOUBT');
+  });
+
+  it.each([
+    ['no VM', ['migrate', '--to', '127.0.0.1:1']],
+    ['two VMs', ['migrate', '--to', '127.0.0.1:1', '--fd', '3', '--vm', '1']],
+    ['no destination', ['migrate', '--fd', '3']],
+    ['a decision that is none', ['migrations', 'override', 's', 'maybe', '--dangerous']],
+  ])('ends with 2 where it is given %s', async (_what, args) => {
+    expect((await simkvm(args)).code).toBe(2);
+  });
+});
