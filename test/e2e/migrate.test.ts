@@ -1,8 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { migrate } from '../../client/index.js';
+import { sevEsGuest } from './counting-es-guest.js';
 import { type CountingGuest, type Host, plainGuest, runWhile, sevGuest, startHosts, upTo } from './migrating-guest.js';
 
-const GUESTS: Readonly<Record<string, (host: Host) => Promise<CountingGuest>>> = { plain: plainGuest, SEV: sevGuest };
+const GUESTS: Readonly<Record<string, (host: Host) => Promise<CountingGuest>>> = {
+  plain: plainGuest,
+  SEV: sevGuest,
+  'SEV-ES': sevEsGuest,
+};
 
 describe.each(Object.entries(GUESTS))('a %s guest that counts while it migrates', (_name, makeGuest) => {
   let hosts: Awaited<ReturnType<typeof startHosts>>;

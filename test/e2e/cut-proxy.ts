@@ -1,0 +1,59 @@
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+
+/** A TCP proxy whose connections can be cut. */
+export interface CutProxy extends AsyncDisposable {
+  /** `127.0.0.1:PORT` */
+  readonly target: string;
+  /** Where connections go from now on; without it they are closed as soon as they are there. */
+  to: string | null;
+  /** Connections that there have been. */
+  readonly connections: number;
+  cut(): void;
+}
+
+export const startCutProxy = async (): Promise<CutProxy> => {
+  const sockets = new Set<Socket>();
+  let connections = 0;
+  const follow = (socket: Socket, other: () => Socket | null): void => {
+    sockets.add(socket);
+    socket.on('error', () => {});
+    socket.on('close', () => {
+      sockets.delete(socket);
+      other()?.destroy();
+    });
+  };
+  const server = createServer((client) => {
+    connections++;
+    const [host = '', port = ''] = proxy.to?.split(':') ?? [];
+    if (host === '') {
+      client.destroy();
+      return;
+    }
+    const upstream = connect(Number(port), host);
+    follow(client, () => upstream);
+    follow(upstream, () => client);
+    client.pipe(upstream).pipe(client);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (typeof address !== 'object' || address === null) throw new Error('a TCP server has a port');
+  const cut = (): void => {
+    for (const socket of sockets) socket.destroy();
+  };
+  const proxy: CutProxy = {
+    target: `127.0.0.1:${address.port}`,
+    to: null,
+    get connections() {
+      return connections;
+    },
+    cut,
+    [Symbol.asyncDispose]: async () => {
+      cut();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+  return proxy;
+};

@@ -1,0 +1,170 @@
+import { describe, expect, it } from 'vitest';
+import {
+  introduce,
+  MigrationHalf,
+  MigrationStanding,
+  migrate,
+  receivedGuest,
+  receiveVm,
+  SimKvm,
+  sendVm,
+} from '../../client/index.js';
+import { startCutProxy } from './cut-proxy.js';
+import { type CountingGuest, type Host, plainGuest, runWhile, startHost, startHosts, upTo } from './migrating-guest.js';
+
+/** So slow that a migration does not end by itself while a test looks at it. */
+const SLOW = { bandwidth: 4096 };
+
+const goesOn = async (guest: CountingGuest): Promise<void> => {
+  const serial: number[] = [];
+  expect(await runWhile(guest, serial, () => serial.length < 10)).toBeNull();
+  expect(serial).toEqual(upTo(10));
+};
+
+const nothingLeft = async (...hosts: readonly Host[]): Promise<void> => {
+  for (const { process, simkvm } of hosts) {
+    await process[Symbol.asyncDispose]();
+    const left = async () => {
+      const { vms, kmem, findings } = await simkvm.host.getHost();
+      return { vms, kmem, findings };
+    };
+    await expect.poll(left).toEqual({ vms: 0, kmem: [], findings: 0n });
+  }
+};
+
+describe('the daemons of a migration', () => {
+  it('both begin by one call of the destination', async () => {
+    await using hosts = await startHosts();
+    const { here, there } = hosts;
+    const { vm } = await plainGuest(here);
+    const session = await receiveVm(there.process, { session: 'by-destination', from: here.process, vm });
+    expect(session).toBe('by-destination');
+    for await (const { standing, closed, received } of there.simkvm.migrations.watch(session)) {
+      if (!closed) continue;
+      expect(standing).toBe(MigrationStanding.MIGRATION_STANDING_COMMITTED);
+      if (received === null) throw new Error('nothing has arrived');
+      const [vcpu] = receivedGuest(there.process, received).vcpus;
+      if (vcpu === undefined) throw new Error('no vCPU');
+      await goesOn({ vm, vcpu });
+    }
+    await nothingLeft(here, there);
+  });
+
+  it('push where the destination cannot reach the source', async () => {
+    await using here = await startHost('--advertise', '127.0.0.1:1');
+    await using there = await startHost();
+    await introduce(here.simkvm.migrations, there.simkvm.migrations);
+    const { vm } = await plainGuest(here);
+    const { received } = await migrate(vm, { to: there.process });
+    expect(received.vcpus).toHaveLength(1);
+    await nothingLeft(here, there);
+  });
+
+  it('are both needed: nobody answers, and the guest runs on', async () => {
+    await using here = await startHost();
+    const guest = await plainGuest(here);
+    const nobody = { address: '127.0.0.1:1', process: 'a process' };
+    await expect(migrate(guest.vm, { to: nobody })).rejects.toMatchObject({ errno: 'EHOSTUNREACH' });
+    await expect(receiveVm(here.process, { from: nobody, vm: 3 })).rejects.toMatchObject({ errno: 'EHOSTUNREACH' });
+    await goesOn(guest);
+    expect(await here.simkvm.migrations.list()).toEqual([]);
+    await nothingLeft(here);
+  });
+
+  it('dial again when their connection is cut, and go on where they were', async () => {
+    await using proxy = await startCutProxy();
+    await using here = await startHost('--advertise', proxy.target);
+    await using there = await startHost();
+    proxy.to = here.daemon.target;
+    await introduce(here.simkvm.migrations, there.simkvm.migrations);
+    const guest = await plainGuest(here);
+    const serial: number[] = [];
+    const running = runWhile(guest, serial, () => true);
+    const phases = new Set<string>();
+    const { received } = await migrate(guest.vm, {
+      to: there.process,
+      limits: { bandwidth: 16_384 },
+      onProgress: ({ phase, connected }) => {
+        if (connected && !phases.has(phase)) proxy.cut();
+        phases.add(phase);
+      },
+    });
+    expect(await running).toBe('EIO');
+    const [vcpu] = received.vcpus;
+    if (vcpu === undefined) throw new Error('no vCPU');
+    const left = serial.length;
+    await runWhile({ vm: received.vm, vcpu }, serial, () => serial.length < left + 10);
+    expect(serial).toEqual(upTo(serial.length));
+    // One for the handshake, and one for each cut at least.
+    expect(proxy.connections).toBeGreaterThan(2);
+    await nothingLeft(here, there);
+  });
+});
+
+describe('a session', () => {
+  it('is listed and watched on both hosts', async () => {
+    await using hosts = await startHosts();
+    const { here, there } = hosts;
+    const session = await sendVm((await plainGuest(here)).vm, { to: there.process, limits: SLOW });
+    const [listed] = await here.simkvm.migrations.list();
+    expect(listed).toMatchObject({ session, half: MigrationHalf.MIGRATION_HALF_SOURCE, phase: 'copying', connected: true });
+    expect(await there.simkvm.migrations.get(session)).toMatchObject({ half: MigrationHalf.MIGRATION_HALF_DESTINATION });
+    await expect(here.simkvm.migrations.get('another')).rejects.toMatchObject({ errno: 'ENOENT' });
+    await here.simkvm.migrations.cancel(session);
+    await expect.poll(async () => (await there.simkvm.migrations.get(session)).closed).toBe(true);
+    await nothingLeft(here, there);
+  });
+
+  it('is not in doubt, so that nobody may decide it', async () => {
+    await using hosts = await startHosts();
+    const { here, there } = hosts;
+    const guest = await plainGuest(here);
+    const session = await sendVm(guest.vm, { to: there.process, limits: SLOW });
+    for (const { simkvm } of [here, there])
+      await expect(simkvm.migrations.override(session, 'run')).rejects.toMatchObject({ errno: 'EBUSY' });
+    await here.simkvm.migrations.cancel(session);
+    await goesOn(guest);
+  });
+
+  it.each(['source', 'destination'] as const)('ends with the process of its %s, and the other side hears of it', async (side) => {
+    await using hosts = await startHosts();
+    const { here, there } = hosts;
+    const guest = await plainGuest(here);
+    const session = await sendVm(guest.vm, { to: there.process, limits: SLOW });
+    const [dying, other] = side === 'source' ? [here, there] : [there, here];
+    await dying.process[Symbol.asyncDispose]();
+    await expect
+      .poll(async () => (await other.simkvm.migrations.get(session)).reason)
+      .toMatch(/PROCESS_EXITED|DESTINATION_ABORTED/);
+    if (side === 'destination') await goesOn(guest);
+    await nothingLeft(here, there);
+  });
+
+  it('goes on when its destination has lost its power before Commit, until it is cancelled', async () => {
+    await using here = await startHost();
+    await using there = await startHost();
+    await introduce(here.simkvm.migrations, there.simkvm.migrations);
+    const guest = await plainGuest(here);
+    const session = await sendVm(guest.vm, { to: there.process, limits: SLOW });
+    process.kill(there.daemon.pid, 'SIGKILL');
+    await expect.poll(async () => (await here.simkvm.migrations.get(session)).connected).toBe(false);
+    const { standing } = await here.simkvm.migrations.get(session);
+    expect(standing).toBe(MigrationStanding.MIGRATION_STANDING_SENDING);
+    await goesOn(guest);
+    expect(await here.simkvm.migrations.cancel(session)).toMatchObject({ phase: 'stayed', reason: 'CANCELLED' });
+    await nothingLeft(here);
+  });
+});
+
+describe('a daemon', () => {
+  it('tells who it is, and lets nobody in that it has not been told of', async () => {
+    await using here = await startHost();
+    await using client = await SimKvm.connect(here.daemon.target);
+    const { fingerprint, public_key, peers } = await client.migrations.identity();
+    expect(fingerprint).toMatch(/^[0-9a-f]{64}$/);
+    expect(public_key).toHaveLength(32);
+    expect(peers).toEqual([]);
+    expect(await client.migrations.allowPeer('A'.repeat(64))).toEqual(['a'.repeat(64)]);
+    await expect(client.migrations.allowPeer('short')).rejects.toMatchObject({ errno: 'EINVAL', reason: 'FINGERPRINT' });
+  });
+});
