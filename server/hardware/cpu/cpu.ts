@@ -478,8 +478,7 @@ export class Cpu {
 
   private deliver(event: EventInfo): void {
     const { core, state } = this;
-    // INT n is not injected again but executed again.
-    core.memory.delivering = event.type === 'software' ? null : event;
+    core.memory.delivering = event;
     try {
       deliverEvent(core, event);
     } finally {

@@ -147,7 +147,7 @@ export interface NestedFaultExit {
   /** The reverse map refuses what the nested page tables allow. */
   readonly rmp: boolean;
   readonly fault: NestedFault;
-  /** The event whose delivery was under way (EXITINTINFO); it has to be injected again. */
+  /** The event whose delivery was under way (EXITINTINFO). It has to be injected again, but for INT n: that is executed again. */
   readonly delivering: EventInfo | null;
 }
 

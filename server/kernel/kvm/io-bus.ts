@@ -132,6 +132,7 @@ export class IoBus {
    */
   private first(address: number, length: number): number {
     let found = this.search(address, length);
+    if (found === this.devices.length) return found;
     while (found > 0 && this.compareAt(found - 1, address, length) === 0) found--;
     return found;
   }

@@ -177,7 +177,7 @@ const completeEvents = (vcpu: Vcpu, exit: CpuExit): void => {
     return;
   }
   events.delivered();
-  if (exit.kind !== 'nested-fault' || exit.delivering === null) return;
+  if (exit.kind !== 'nested-fault' || exit.delivering === null || exit.delivering.type === 'software') return;
   events.requeue(exit.delivering);
   vcpu.request(REQUEST.EVENT);
 };

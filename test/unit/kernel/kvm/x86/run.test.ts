@@ -2,11 +2,11 @@ import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../../../server/kernel/failure.js';
 import { REQUEST } from '../../../../../server/kernel/kvm/vcpu.js';
 import { SIGKILL } from '../../../../../server/kernel/process/thread.js';
-import { KVM_EXIT, KVM_MEM, KVM_MP_STATE } from '../../../../../server/kernel/uapi/constants.js';
+import { KVM_EXIT, KVM_INTERNAL_ERROR, KVM_MEM, KVM_MP_STATE } from '../../../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../../../server/kernel/uapi/ioctls.js';
-import { kvm_run, kvm_run__memory_fault } from '../../../../../server/kernel/uapi/kvm-run.js';
+import { kvm_run, kvm_run__internal, kvm_run__memory_fault } from '../../../../../server/kernel/uapi/kvm-run.js';
 import { kvm_interrupt, kvm_mp_state } from '../../../../../server/kernel/uapi/kvm-structs.js';
-import { CODE, Guest, pages } from './guest.js';
+import { CODE, Guest, pages, STACK } from './guest.js';
 
 const SIGUSR1 = 10;
 const HLT = 'f4';
@@ -122,6 +122,20 @@ describe('KVM_RUN', () => {
   it('reports an instruction that cannot be fetched as an emulation failure', () => {
     // jmp 0x2000:0
     expect(new Guest().program('ea00000020').run().reason).toBe(KVM_EXIT.INTERNAL_ERROR);
+  });
+
+  it.each([
+    ['INT 0x20', 'cd20'],
+    ['INT3', 'cc'],
+    ['INTO', 'b07f 0401 ce'],
+  ])('tells userspace that %s cannot push its frame where no memory is, and stays on the instruction', (_name, code) => {
+    const guest = new Guest().program(`${code} f4`);
+    guest.setSregs(({ ss }) => ({ ss: { ...ss, base: 0x20000n } }));
+    expect(guest.run().reason).toBe(KVM_EXIT.INTERNAL_ERROR);
+    expect(guest.runPage(kvm_run__internal).suberror).toBe(KVM_INTERNAL_ERROR.DELIVERY_EV);
+    const length = code.replaceAll(' ', '').length / 2;
+    expect(guest.regs.rip).toBe(BigInt(CODE + (length > 2 ? length - 1 : 0)));
+    expect(guest.regs.rsp).toBe(BigInt(STACK));
   });
 
   it('answers EIO to KVM_REQ_VM_DEAD, with exit reason 0', () => {
