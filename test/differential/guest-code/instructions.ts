@@ -12,6 +12,7 @@ type Form =
   | 'moffs'
   | 'far'
   | 'modrm'
+  | 'group3'
   | 'modrm+imm8'
   | 'modrm+imm'
   | 'memory'
@@ -37,7 +38,8 @@ const COMMON: readonly Opcode[] = [
   ...one('memory', 0x8d),
   ...one('modrm+imm', 0x69, 0x81, 0xc7),
   ...one('modrm+imm8', 0x6b, 0x80, 0x83, 0xc0, 0xc1, 0xc6),
-  ...one('modrm', 0xd0, 0xd1, 0xd2, 0xd3, 0xd0, 0xd1, 0xd2, 0xd3, 0xf6, 0xf7, 0xf6, 0xf7, 0xfe, 0xff, 0x8f),
+  ...one('modrm', 0xd0, 0xd1, 0xd2, 0xd3, 0xd0, 0xd1, 0xd2, 0xd3, 0xfe, 0xff, 0x8f),
+  ...one('group3', 0xf6, 0xf7, 0xf6, 0xf7),
   ...one('imm8', 0xa8, 0x6a, ...range(0xb0, 8)),
   ...one('imm', 0xa9, 0x68, ...range(0xb8, 8)),
   ...one('none', 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xc9, 0xcf, 0xd7, 0xcc),
@@ -123,6 +125,12 @@ const modrm = (encoding: Encoding, memoryOnly: boolean): number[] => {
   return [first, sib, ...baseless];
 };
 
+/** NOT to IDIV, and TEST, which alone has an immediate: too seldom to be generated here. */
+const group3 = (encoding: Encoding): number[] => {
+  const [first = 0, ...rest] = modrm(encoding, false);
+  return [(first & ~0x38) | (encoding.random.pick([2, 3, 4, 5, 6, 7]) << 3), ...rest];
+};
+
 /** ModRM of a segment register other than CS, which cannot be loaded, and with no number that is none. */
 const segmentOperand = (encoding: Encoding): number[] => {
   const [first = 0, ...rest] = modrm(encoding, encoding.random.chance(0.7));
@@ -155,6 +163,8 @@ const operands = (form: Form, encoding: Encoding): number[] => {
       return [...littleEndian(random.below(64), 2), random.chance(0.8) ? 0 : random.below(4)];
     case 'modrm':
       return modrm(encoding, false);
+    case 'group3':
+      return group3(encoding);
     case 'modrm+imm8':
       return [...modrm(encoding, false), random.below(256)];
     case 'modrm+imm':
