@@ -1,6 +1,7 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { timingSafeEqual } from 'node:crypto';
 import { blob, struct, u8, u32 } from './byte-layout.js';
-import { counterMode, type TransportKeys } from './session.js';
+import { PacketCipher } from './packet-cipher.js';
+import type { TransportKeys } from './session.js';
 
 /** The header of a packet of guest memory in transport (sev-firmware.md 3.6). */
 export const PACKET_HEADER = struct(52, { flags: u32(0), iv: blob(4, 16), mac: blob(20, 32) });
@@ -27,12 +28,24 @@ export interface Packet {
   readonly data: Uint8Array;
 }
 
+/** What has been made of a session's keys, for as long as somebody has these. */
+const ciphers = new WeakMap<TransportKeys, PacketCipher>();
+
+const cipherOf = (keys: TransportKeys): PacketCipher => {
+  const known = ciphers.get(keys);
+  if (known !== undefined) return known;
+  const made = new PacketCipher(keys);
+  ciphers.set(keys, made);
+  return made;
+};
+
 /** Encrypts and authenticates guest memory under `keys`. Neither its address nor its place in an order is part of it. */
 export function sealPacket(keys: TransportKeys, binding: PacketBinding, iv: Uint8Array, plaintext: Uint8Array): Packet {
-  const data = counterMode(keys.tek, iv, plaintext);
+  const cipher = cipherOf(keys);
+  const data = cipher.crypt(iv, plaintext);
   const header = new Uint8Array(PACKET_HEADER.size);
   PACKET_HEADER.iv.set(header, iv);
-  PACKET_HEADER.mac.set(header, packetMac(keys, binding, header, plaintext.length, data));
+  PACKET_HEADER.mac.set(header, packetMac(cipher, binding, header, plaintext.length, data));
   return { header, data };
 }
 
@@ -43,12 +56,13 @@ export function openPacket(
   { header, data }: Packet,
   guestLength: number,
 ): Uint8Array | null {
-  const mac = packetMac(keys, binding, header, guestLength, data);
-  return timingSafeEqual(mac, PACKET_HEADER.mac.get(header)) ? counterMode(keys.tek, PACKET_HEADER.iv.get(header), data) : null;
+  const cipher = cipherOf(keys);
+  const mac = packetMac(cipher, binding, header, guestLength, data);
+  return timingSafeEqual(mac, PACKET_HEADER.mac.get(header)) ? cipher.crypt(PACKET_HEADER.iv.get(header), data) : null;
 }
 
 function packetMac(
-  { tik }: TransportKeys,
+  cipher: PacketCipher,
   { context, measure }: PacketBinding,
   header: Uint8Array,
   guestLength: number,
@@ -59,7 +73,5 @@ function packetMac(
   MAC_PREFIX.flagsAndIv.set(prefix, header.subarray(0, PACKET_HEADER.mac.offset));
   MAC_PREFIX.guestLength.set(prefix, guestLength);
   MAC_PREFIX.transLength.set(prefix, data.length);
-  const mac = createHmac('sha256', tik).update(prefix).update(data);
-  if (measure !== undefined) mac.update(measure);
-  return mac.digest();
+  return cipher.mac(prefix, data, measure);
 }

@@ -46,6 +46,16 @@ export class FirmwareBuffers {
     return hpa(this.command + PAGE_SIZE + slot * SEV_FW_BLOB_MAX_SIZE);
   }
 
+  /** Bytes that lie in one page, as they are until the next command. */
+  view(address: Hpa, length: number): Uint8Array {
+    const start = address - this.command;
+    const offset = start % PAGE_SIZE;
+    if (offset + length > PAGE_SIZE) throw new Error('a view of the firmware buffers goes over the end of its page');
+    return this.frameAt(Math.floor(start / PAGE_SIZE))
+      .viewForWrite(null)
+      .subarray(offset, offset + length);
+  }
+
   read(address: Hpa, length: number): Uint8Array {
     const out = new Uint8Array(length);
     this.spans(address, length, (cells, done) => out.set(cells, done));
@@ -53,7 +63,8 @@ export class FirmwareBuffers {
   }
 
   write(address: Hpa, bytes: Uint8Array): void {
-    this.spans(address, bytes.length, (cells, done) => cells.set(bytes.subarray(done, done + cells.length)));
+    if ((address % PAGE_SIZE) + bytes.length <= PAGE_SIZE) this.view(address, bytes.length).set(bytes);
+    else this.spans(address, bytes.length, (cells, done) => cells.set(bytes.subarray(done, done + cells.length)));
   }
 
   private spans(address: Hpa, length: number, visit: (cells: Uint8Array, done: number) => void): void {

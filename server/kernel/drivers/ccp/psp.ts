@@ -55,7 +55,7 @@ export class Psp {
     this.buffers.write(address, data);
     const lent = this.snp?.initialised === true ? this.snp.lend(firmwareWrites(name, data, address)) : [];
     const status = this.amd.processor.issue(COMMAND[name], address);
-    data.set(this.buffers.read(address, data.length));
+    data.set(this.buffers.view(address, data.length));
     for (const page of lent) this.snp?.reclaim(page);
     return status;
   }

@@ -161,7 +161,7 @@ const sealPage = (vm: Vm, page: Page, name: 'SEND_UPDATE_DATA' | 'SEND_UPDATE_VM
   PACKET.transPaddr.set(buffer, buffers.blob(1));
   const refused = run(vm.kernel, name, buffer);
   if (refused !== null) return refused;
-  return { header: buffers.read(buffers.blob(0), PACKET_HEADER.size), data: buffers.read(buffers.blob(1), PAGE_SIZE) };
+  return { header: buffers.view(buffers.blob(0), PACKET_HEADER.size), data: buffers.view(buffers.blob(1), PAGE_SIZE) };
 };
 
 const openPage = (
@@ -190,7 +190,7 @@ const packet = (vm: Vm, page: Page): Uint8Array => {
   return buffer;
 };
 
-/** SEND_UPDATE_DATA of one page of guest memory. */
+/** SEND_UPDATE_DATA of one page of guest memory. What it gives lies in the driver's buffers, until the next command. */
 export const sealGuestPage = (vm: Vm, page: Page): Result<SealedPage> => sealPage(vm, page, 'SEND_UPDATE_DATA');
 
 /** RECEIVE_UPDATE_DATA. The firmware checks that the packet is of this session, and not for which address it is. */
@@ -207,7 +207,7 @@ const saveAreaOf = (vcpu: Vcpu): Page => {
   return saveArea.page;
 };
 
-/** SEND_UPDATE_VMSA of a stopped vCPU's registers. */
+/** SEND_UPDATE_VMSA of a stopped vCPU's registers; like `sealGuestPage`. */
 export const sealSaveArea = (vcpu: Vcpu): Result<SealedPage> => sealPage(vcpu.vm, saveAreaOf(vcpu), 'SEND_UPDATE_VMSA');
 
 /** RECEIVE_UPDATE_VMSA: the registers are in the save area from now on, and KVM's are meaningless. */
