@@ -16,13 +16,20 @@ export interface TestDaemon extends AsyncDisposable {
 export const startTestDaemon = (...options: string[]): Promise<TestDaemon> => startDaemonUnder([], {}, ...options);
 
 /** The same with options of Node's and variables of the environment. */
-export const startDaemonUnder = async (
+export const startDaemonUnder = (
   nodeOptions: readonly string[],
+  env: Readonly<Record<string, string>>,
+  ...options: string[]
+): Promise<TestDaemon> => startDaemonBy([process.execPath, ...nodeOptions], env, ...options);
+
+/** The same with the command that begins it: Node, or what puts it somewhere else first. A second `--listen` counts. */
+export const startDaemonBy = async (
+  [program = process.execPath, ...command]: readonly string[],
   env: Readonly<Record<string, string>>,
   ...options: string[]
 ): Promise<TestDaemon> => {
   if (!existsSync(PROGRAM)) throw new Error(`${PROGRAM} is missing: run npm run build first`);
-  const child = spawn(process.execPath, [...nodeOptions, PROGRAM, '--listen', '127.0.0.1:0', ...options], {
+  const child = spawn(program, [...command, PROGRAM, '--listen', '127.0.0.1:0', ...options], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...env },
   });

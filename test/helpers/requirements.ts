@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { accessSync, closeSync, constants, existsSync, openSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { threadId } from 'node:worker_threads';
 import { beforeEach } from 'vitest';
 
 /** Folder of the public test vectors, which are read from there and not copied. */
@@ -13,6 +14,23 @@ const succeeds = (action: () => void): boolean => {
   } catch {
     return false;
   }
+};
+
+const run = (program: string, ...args: readonly string[]): void => {
+  execFileSync(program, args, { stdio: 'ignore' });
+};
+
+/** Whether something can be done in a network namespace that is made for it. */
+const inNamespace = (action: (name: string) => void): boolean => {
+  const name = `simkvm-probe-${process.pid}-${threadId}`;
+  return succeeds(() => {
+    run('ip', 'netns', 'add', name);
+    try {
+      action(name);
+    } finally {
+      run('ip', 'netns', 'delete', name);
+    }
+  });
 };
 
 /** What a machine may lack, and how to find out. */
@@ -32,7 +50,11 @@ const REQUIREMENTS = {
   },
   netns: {
     lacking: 'network namespaces cannot be made here',
-    there: () => succeeds(() => execFileSync('unshare', ['--net', 'true'], { stdio: 'ignore' })),
+    there: () => inNamespace((name) => run('ip', '-n', name, 'link', 'add', 'near', 'type', 'veth', 'peer', 'name', 'far')),
+  },
+  netem: {
+    lacking: 'this kernel has no netem',
+    there: () => inNamespace((name) => run('tc', '-n', name, 'qdisc', 'add', 'dev', 'lo', 'root', 'netem', 'delay', '1ms')),
   },
 } as const;
 

@@ -1,0 +1,176 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { type Migration, MigrationStanding } from '../../../client/index.js';
+import { requires } from '../../helpers/requirements.js';
+import { type CountingGuest, plainGuest, sevGuest } from '../migrating-guest.js';
+import { Crossing, startCrossingIn } from './crossing.js';
+import { Journey, type Place } from './journey.js';
+import { NOTHING_LEFT } from './machine.js';
+import { NetworkRig } from './network-rig.js';
+import { nameOf, type Step, StepHolds, StepRecorder } from './steps.js';
+
+/*
+ * As many migrations as the protocol has steps go on between two machines at once, each stopped at a step of its own by somebody in
+ * the middle; then the link is cut, or a machine loses its power, for all of them together. Every guest says how far it has
+ * counted, wherever it runs: it says each number once.
+ */
+
+const GUESTS = [plainGuest, sevGuest] as const;
+/** What makes both halves begin. A source that hears nothing of it takes the guest back. */
+const BEGINNING: ReadonlySet<string> = new Set(['ReceiveVm', 'ReceiveVm answer', 'attach', 'hello', 'proof']);
+/** Longer than it takes to give a connection up, which is twice five seconds. */
+const LONG_CUT_MS = 11_000;
+const SHORT_CUT_MS = 1500;
+const PATIENCE_MS = 60_000;
+/** So long nobody may hear of a guest that runs nowhere. */
+const SILENCE_MS = 1500;
+
+const { MIGRATION_STANDING_COMMITTED: COMMITTED, MIGRATION_STANDING_PREPARED: PREPARED } = MigrationStanding;
+const { MIGRATION_STANDING_SENT: SENT, MIGRATION_STANDING_STAYED: STAYED } = MigrationStanding;
+const { MIGRATION_STANDING_ABORTED: ABORTED } = MigrationStanding;
+/** In which a half waits for nobody, or for an operator. */
+const FINAL: readonly number[] = [SENT, STAYED, COMMITTED, PREPARED, ABORTED];
+
+interface Travel {
+  readonly step: Step;
+  readonly journey: Journey;
+}
+
+/** The steps of the protocol: what the daemons say to each other when nobody disturbs them. */
+const stepsOf = async (crossing: Crossing): Promise<readonly Step[]> => {
+  const recorder = new StepRecorder();
+  crossing.middle.meddler = recorder.meddler;
+  const journey = new Journey(crossing, 'undisturbed', await plainGuest(crossing.here));
+  await expect.poll(async () => (await journey.seenBy(crossing.there))?.closed, { timeout: PATIENCE_MS }).toBe(true);
+  expect([await journey.refusal, await journey.runsAt(PATIENCE_MS), journey.isWhole]).toEqual([null, ['there'], true]);
+  await journey.end();
+  return recorder.steps;
+};
+
+/** A migration for each step, stopped there. */
+const stopAtSteps = async (crossing: Crossing, steps: readonly Step[], holds: StepHolds, first: number): Promise<Travel[]> => {
+  crossing.middle.meddler = holds.meddler;
+  const made = await Promise.all(steps.map((_, index) => (GUESTS[(first + index) % 2] ?? plainGuest)(crossing.here)));
+  const travels = steps.map((step, index) => {
+    const session = `step-${index}`;
+    holds.stopAt(session, step);
+    return { step, journey: new Journey(crossing, session, made[index] as CountingGuest) };
+  });
+  const late = () => travels.filter(({ journey }) => !holds.hasReached(journey.session)).map(({ step }) => nameOf(step));
+  await expect.poll(late, { timeout: PATIENCE_MS }).toEqual([]);
+  return travels;
+};
+
+/** What has become of a migration. */
+interface Ending {
+  readonly step: string;
+  /** Where the guest runs. */
+  readonly runs: readonly Place[];
+  /** It has said each number once. */
+  readonly isWhole: boolean;
+  /** How its halves stand; null where there is none. */
+  readonly source: number | null;
+  readonly destination: number | null;
+}
+
+type IsOver = (seen: Migration) => boolean;
+
+/** Waits until both machines have no more to say about it, and looks where the guest runs. */
+const endingOf = async ({ here, there }: Crossing, { step, journey }: Travel, isOver: IsOver): Promise<Ending> => {
+  const seen = () => Promise.all([journey.seenBy(here), journey.seenBy(there)]);
+  const pending = async () => (await seen()).filter((half) => half !== null && !isOver(half)).map((half) => half?.phase);
+  await expect.poll(pending, { timeout: PATIENCE_MS, interval: 200, message: nameOf(step) }).toEqual([]);
+  const [source, destination] = (await seen()).map((half) => half?.standing ?? null);
+  const runs = await journey.runsAt(source === STAYED || destination === COMMITTED ? PATIENCE_MS : SILENCE_MS);
+  return { step: nameOf(step), runs, isWhole: journey.isWhole, source: source ?? null, destination: destination ?? null };
+};
+
+const leavesNothing = async (crossing: Crossing, travels: readonly Travel[]): Promise<void> => {
+  await Promise.all(travels.map(({ journey }) => journey.end()));
+  for (const machine of [crossing.here, crossing.there]) {
+    await machine.restartVmm();
+    expect(await machine.leftovers()).toEqual(NOTHING_LEFT);
+  }
+};
+
+describe('a link that is cut at each step of the protocol, and heals', () => {
+  requires('netns', 'links between daemons that can be cut');
+
+  it.each([
+    ['before anybody notices', SHORT_CUT_MS, 0],
+    ['after the daemons have given their connections up', LONG_CUT_MS, 1],
+  ])('%s: the guest runs at one place, which both know, and nothing is left of it at the other', async (_when, cutMs, first) => {
+    using rig = new NetworkRig();
+    const { crossing, links } = await startCrossingIn(rig);
+    await using _crossing = crossing;
+    const holds = new StepHolds();
+    const travels = await stopAtSteps(crossing, await stepsOf(crossing), holds, first);
+    for (const link of links) link.cut();
+    holds.release();
+    await delay(cutMs);
+    for (const link of links) link.heal();
+    const moved = async (travel: Travel) => {
+      const ending = await endingOf(crossing, travel, ({ closed }) => closed);
+      return { ...ending, refusal: (await travel.journey.refusal)?.reason ?? null, begins: BEGINNING.has(travel.step.what) };
+    };
+    for (const { step, begins, refusal, ...ending } of await Promise.all(travels.map(moved))) {
+      const place = begins && refusal !== null ? 'here' : 'there';
+      expect({ step, ...ending, runs: ending.runs.join() }).toMatchObject({ step, runs: place, isWhole: true });
+      if (place === 'there') expect(ending).toMatchObject({ source: SENT, destination: COMMITTED });
+    }
+    await leavesNothing(crossing, travels);
+  });
+});
+
+describe('SIGKILL at each step of the protocol', () => {
+  /** Stops them, kills a daemon and starts it again. @returns what became of each, and whether it had been committed before */
+  const killAndLook = async (crossing: Crossing, side: Place) => {
+    const holds = new StepHolds();
+    const travels = await stopAtSteps(crossing, await stepsOf(crossing), holds, side === 'here' ? 0 : 1);
+    const before = await Promise.all(travels.map(({ journey }) => journey.seenBy(crossing.there)));
+    await crossing[side].kill();
+    // What a source had under way is lost with it; what was under way to a destination comes too late.
+    if (side === 'there') holds.release();
+    await crossing.startAgain(side);
+    const endings = await Promise.all(
+      travels.map(async (travel, index) => ({
+        ...(await endingOf(crossing, travel, ({ standing }) => FINAL.includes(standing))),
+        wasCommitted: before[index]?.standing === COMMITTED,
+      })),
+    );
+    holds.release();
+    return { travels, endings };
+  };
+
+  it('of the source: what it has not handed over is lost with it, and runs again only if an operator says so', async () => {
+    await using crossing = await Crossing.start();
+    const { travels, endings } = await killAndLook(crossing, 'here');
+    for (const { step, wasCommitted, runs, isWhole, destination } of endings) {
+      expect({ step, runs, isWhole, isCommitted: destination === COMMITTED }).toEqual({
+        ...{ step, isWhole: true, isCommitted: wasCommitted },
+        runs: wasCommitted ? ['there'] : [],
+      });
+    }
+    const complete = travels.filter((_, index) => endings[index]?.destination === PREPARED);
+    expect(complete.length).toBeGreaterThan(0);
+    for (const [index, { journey }] of complete.entries()) {
+      const decision = index % 2 === 0 ? 'run' : 'discard';
+      await crossing.there.migrations.override(journey.session, decision);
+      const patience = decision === 'run' ? PATIENCE_MS : SILENCE_MS;
+      expect(await journey.runsAt(patience)).toEqual(decision === 'run' ? ['there'] : []);
+    }
+    const { findings } = await crossing.there.leftovers();
+    expect(findings).toBe(BigInt(complete.length));
+  });
+
+  it('of the destination: the guest goes on where it was, unless it had been handed over, and is lost with its holder then', async () => {
+    await using crossing = await Crossing.start();
+    const { travels, endings } = await killAndLook(crossing, 'there');
+    for (const { step, wasCommitted, runs, isWhole, source } of endings)
+      expect({ step, runs, isWhole, source: source ?? STAYED }).toEqual({
+        ...{ step, isWhole: true, source: wasCommitted ? SENT : STAYED },
+        runs: wasCommitted ? [] : ['here'],
+      });
+    await leavesNothing(crossing, travels);
+  });
+});

@@ -1,0 +1,70 @@
+import type { Side } from './frame-reader.js';
+import type { Meddler, Passage } from './middle.js';
+
+/** A step of the protocol: something that one daemon says to the other. */
+export interface Step {
+  readonly from: Side;
+  readonly what: string;
+  /** Which of its kind; what is said by the clock counts once. */
+  readonly ordinal: number;
+}
+
+const BY_THE_CLOCK: ReadonlySet<string> = new Set(['ask', 'standing', 'ack', 'settled']);
+
+export const nameOf = ({ from, what, ordinal }: Step): string => `${from}: ${what} ${ordinal}`;
+
+/** Whether what passes is a step. */
+const isStep = ({ what, ordinal }: Passage): boolean => ordinal === 1 || !BY_THE_CLOCK.has(what);
+
+/** Keeps the steps of a migration that nobody disturbs. */
+export class StepRecorder {
+  readonly steps: Step[] = [];
+
+  readonly meddler: Meddler = (passage) => {
+    if (isStep(passage)) this.steps.push(passage);
+    return [passage.bytes];
+  };
+}
+
+interface Hold {
+  readonly step: Step;
+  reached: boolean;
+  release: () => void;
+  readonly released: Promise<void>;
+}
+
+const holdAt = (step: Step): Hold => {
+  let release = (): void => {};
+  const released = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  return { step, reached: false, release, released };
+};
+
+/** Stops many migrations, each at a step of its own: before it gets to the other side, with all that comes after it. */
+export class StepHolds {
+  private readonly holds = new Map<string, Hold>();
+
+  /** To be said before the session begins. */
+  stopAt(session: string, step: Step): void {
+    this.holds.set(session, holdAt(step));
+  }
+
+  hasReached(session: string): boolean {
+    return this.holds.get(session)?.reached === true;
+  }
+
+  /** Lets all of them go on. */
+  release(): void {
+    for (const { release } of this.holds.values()) release();
+  }
+
+  readonly meddler: Meddler = async (passage) => {
+    const hold = this.holds.get(passage.session);
+    if (hold !== undefined && nameOf(hold.step) === nameOf(passage)) {
+      hold.reached = true;
+      await hold.released;
+    }
+    return [passage.bytes];
+  };
+}
