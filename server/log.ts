@@ -1,40 +1,38 @@
-import { hostname } from 'node:os';
+import type { Logger } from 'pino';
 
 /** Least level that is logged, by the daemon's `--log-level`. */
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
-/** Numbers of the levels as pino and bunyan write them, so that the tools that read those logs read this one. */
-const SEVERITY: Readonly<Record<LogLevel, number>> = {
-  debug: 20,
-  info: 30,
-  warn: 40,
-  error: 50,
-  silent: Number.POSITIVE_INFINITY,
-};
-
-/** What happens to a line; the fields must be such as JSON can tell. */
+/** What is written as a line of its own; `error` and `silent` are only thresholds. */
+type Severity = 'debug' | 'info' | 'warn';
 type Say = (message: string, fields?: object) => void;
 
-/** The daemon's log: a JSON object for each line, with level, time (milliseconds), pid, hostname, its fields and msg. */
-export interface Log {
-  readonly debug: Say;
-  readonly info: Say;
-  readonly warn: Say;
+/** The daemon's log. */
+export type Log = Readonly<Record<Severity, Say>> & {
   /** Whether lines of a level are written: for whoever would have to work for one. */
-  writes(level: LogLevel): boolean;
-}
+  writes(level: Severity): boolean;
+};
 
-/** @param write takes a line at once, since the next thing may be the daemon's end */
-export const createLog = (least: LogLevel, write: (line: string) => void): Log => {
-  const writes = (level: LogLevel): boolean => SEVERITY[level] >= SEVERITY[least];
-  const { pid } = process;
-  const host = hostname();
+/** Opens pino at a level; what it writes has been written when the call returns, since the next thing may be the daemon's end. */
+const openPino = async (level: LogLevel): Promise<Logger> => {
+  const { pino } = await import('pino');
+  return pino({ level }, pino.destination({ fd: 2, sync: true }));
+};
+
+/**
+ * pino, loaded for the first line that is written: it costs a fifth of the daemon's start, and whoever starts a daemon waits
+ * for its first answer.
+ */
+export const createLog = (least: LogLevel, open: (level: LogLevel) => Promise<Logger> = openPino): Log => {
+  let opening: Promise<Logger> | null = null;
+  const writes = (level: LogLevel): boolean => LOG_LEVELS.indexOf(level) >= LOG_LEVELS.indexOf(least);
   const sayer =
-    (level: LogLevel): Say =>
-    (msg, fields) => {
+    (level: Severity): Say =>
+    (message, fields = {}) => {
       if (!writes(level)) return;
-      write(`${JSON.stringify({ level: SEVERITY[level], time: Date.now(), pid, hostname: host, ...fields, msg })}\n`);
+      opening ??= open(least);
+      void opening.then((logger) => logger[level](fields, message));
     };
   return { debug: sayer('debug'), info: sayer('info'), warn: sayer('warn'), writes };
 };

@@ -40,7 +40,7 @@ const migrationHost = ({ stateDir, peers, advertise, unsealed }: MigrationConfig
 
 const main = async (): Promise<void> => {
   const config = parseConfig(process.argv, VERSION);
-  const log = createLog(config.logLevel, (line) => void process.stderr.write(line));
+  const log = createLog(config.logLevel);
   const started = process.hrtime.bigint();
   const kernel = createHost(config.host, {
     clock: { now: () => process.hrtime.bigint() - started },

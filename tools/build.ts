@@ -13,7 +13,7 @@ const OUT = 'dist';
 const LAUNCHER = join(OUT, 'simkvmd.cjs');
 
 /** Loaded as they are: they find files beside themselves, and are imported lazily. */
-const EXTERNAL = ['@grpc/proto-loader', '@grpc/reflection', 'grpc-health-check', 'iced-x86'];
+const EXTERNAL = ['@grpc/proto-loader', '@grpc/reflection', 'grpc-health-check', 'iced-x86', 'pino'];
 
 const run = (bin: string, ...args: string[]): void => {
   execFileSync(join('node_modules', '.bin', bin), args, { stdio: 'inherit' });
