@@ -83,6 +83,57 @@ describe('a session between two daemons', () => {
   });
 });
 
+describe('a session in doubt', () => {
+  /** Nothing passes any more once both have said so many messages. */
+  const cutFor = async (last: number) => {
+    const { here, there } = createDaemons();
+    const guest = plainGuest(here.rig);
+    const source = beginSource(here, guest);
+    const destination = beginDestination(there);
+    let dials = 0;
+    const carry = (): Carrier => {
+      const passes = dials++ === 0 ? last : 0;
+      return (message, _way, count) => (count > passes ? null : [message]);
+    };
+    void destination.dial(dialling(there, here, carry), 1);
+    await until(`cut after ${last}`, () => dials > 1 && !source.connected);
+    return { guest, source, destination };
+  };
+  const doubtful = async () => {
+    for (let last = 10; last < 40; last++) {
+      const cut = await cutFor(last);
+      if (cut.source.half.standing === 'in-doubt' && cut.destination.half.standing === 'prepared') return cut;
+    }
+    throw new Error('no cut leaves the source in doubt');
+  };
+
+  it('runs where an operator says that it does', async () => {
+    const { guest, source, destination } = await doubtful();
+    expect(runOnce(guest, [])).toBeNull();
+    expect(destination.half.override('discard')).toBe(true);
+    expect(destination.half).toMatchObject({ standing: 'aborted', reason: 'OPERATOR_OVERRIDE' });
+    expect(source.half.override('run')).toBe(true);
+    expect(source.half).toMatchObject({ standing: 'stayed', reason: 'OPERATOR_OVERRIDE' });
+    expect(source.half.override('run')).toBe(false);
+  });
+
+  it('or there, and not here', async () => {
+    const { guest, source, destination } = await doubtful();
+    expect(destination.half.override('run')).toBe(true);
+    expect(destination.half.standing).toBe('committed');
+    expect(source.half.override('discard')).toBe(true);
+    expect(source.half.standing).toBe('sent');
+    expect(runOnce(guest, [])).toBe('EIO');
+  });
+
+  it('is not given up by whoever breaks its frames', async () => {
+    const { source } = await doubtful();
+    source.half.giveUpIfSafe('FRAME_NOT_AUTHENTIC');
+    expect(source.half).toMatchObject({ standing: 'in-doubt', phase: 'committing' });
+    source.half.override('run');
+  });
+});
+
 describe('somebody between two daemons', () => {
   /** Of a migration that is left alone: those of the handshake, and all. */
   const HANDSHAKE = 4;
