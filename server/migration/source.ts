@@ -211,6 +211,8 @@ export class Source {
       this.cancel(opening.reason);
       return;
     }
+    // From here on it can be said how much there is to be sent, and what has been.
+    this.progress.owes(this.guest.nextRound());
     this.state = { phase: 'copying' };
     this.link.send({ kind: 'start', opening });
   }
