@@ -1,10 +1,11 @@
 import { performance } from 'node:perf_hooks';
 import { describe, expect, it } from 'vitest';
 import { requires } from '../helpers/requirements.js';
-import { EXPLANATIONS, GUEST_EXPLANATIONS } from './explained.js';
 import { describeCase, generateCase } from './guest-code/case.js';
+import { GUEST_EXPLANATIONS } from './guest-code/explained.js';
 import { runGuestCode } from './run-guest-code.js';
 import { runSequences } from './run-sequences.js';
+import { EXPLANATIONS } from './sequences/explained.js';
 import { FOCUSES, generateSequence } from './sequences/generate.js';
 import { shrinkList } from './shrink.js';
 

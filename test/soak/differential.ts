@@ -3,10 +3,11 @@ import { performance } from 'node:perf_hooks';
 import { spawnOnDaemon } from '../conformance/backend-grpc.js';
 import { Executor } from '../conformance/executor.js';
 import { type GrpcHost, startGrpcHost } from '../conformance/grpc-host.js';
-import { EXPLANATIONS, GUEST_EXPLANATIONS } from '../differential/explained.js';
+import { GUEST_EXPLANATIONS } from '../differential/guest-code/explained.js';
 import { runGuestCode } from '../differential/run-guest-code.js';
 import { runSequences } from '../differential/run-sequences.js';
 import type { StartTested } from '../differential/sequences/compare.js';
+import { EXPLANATIONS } from '../differential/sequences/explained.js';
 import { countsTable, findingsText, type SoakOptions, type SoakReport } from './report.js';
 
 const MS_PER_MINUTE = 60_000;

@@ -58,5 +58,5 @@ It is mostly as an AMD EPYC (Zen) does it:
 | upper halves of registers outside 64-bit mode | cleared by what writes the lower half |
 
 In which other things a kernel may differ that runs such guests by its own instruction emulator is listed, each with its reason, in
-\`test/differential/explained.ts\`.
+\`test/differential/guest-code/explained.ts\`.
 `;

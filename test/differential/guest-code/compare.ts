@@ -1,6 +1,6 @@
 import type { SystemCalls } from '../../conformance/system-calls.js';
-import { GUEST_EXPLANATIONS, type GuestDifference } from '../explained.js';
 import type { GuestCase } from './case.js';
+import { GUEST_EXPLANATIONS, type GuestDifference } from './explained.js';
 import { GuestMachine, type GuestOutcome } from './machine.js';
 
 /** What became of a case: the same on both, a difference that is explained (by that name), or one that is not. */

@@ -3,8 +3,8 @@ import { createInProcessHost } from '../../conformance/in-process-host.js';
 import { type JsonObject, sameJson } from '../../conformance/json.js';
 import type { OpResult } from '../../conformance/operation.js';
 import type { SystemCalls } from '../../conformance/system-calls.js';
-import { type Answers, EXPLANATIONS } from '../explained.js';
 import type { NativeHost } from '../native/backend-native.js';
+import { type Answers, EXPLANATIONS } from './explained.js';
 
 /** The first step at which the two kernels differ without an explanation. */
 export interface SequenceDifference extends Answers {
