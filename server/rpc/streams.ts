@@ -98,8 +98,12 @@ export const clientStream = <Req extends object, ReqInit, Res, ResInit>(
 
 /** The caller's end of a stream in both directions. */
 export interface BidiCall {
-  /** Sends an encoded message. @returns false: there is no room for more before `drained` */
-  write(message: Buffer): boolean;
+  /**
+   * Sends an encoded message.
+   * @param sent called once nobody looks at the message's memory any more
+   * @returns false: there is no room for more before `drained`
+   */
+  write(message: Buffer, sent?: () => void): boolean;
   /** Ends the stream; with a failure, by its status. */
   end(failure: Failure | null): void;
   /** As grpc-js names it: `127.0.0.1:4711`. */
@@ -150,7 +154,7 @@ export const bidiStream = <Req extends object, ReqInit, Res, ResInit>(
       };
       const { sslPeerCertificate: certificate } = call.getAuthContext();
       const listener = open(
-        { write: (message) => !over && call.write(message), end, peer: call.getPeer(), certificate },
+        { write: (message, sent) => !over && call.write(message, sent), end, peer: call.getPeer(), certificate },
         dispatch,
       );
       const ended = (): void => {

@@ -98,7 +98,7 @@ export class DaemonClient {
     const asIs = (message: Buffer): Buffer => message;
     const call = client.makeBidiStreamRequest(path, asIs, responseDeserialize, new Metadata());
     const wire: Wire = {
-      write: (message) => call.write(message),
+      write: (message, sent) => call.write(message, sent),
       end: (failure) => {
         if (failure !== null) return call.cancel();
         call.end();

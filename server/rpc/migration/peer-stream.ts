@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { Failure, failed, type Result } from '../../kernel/failure.js';
+import { BatchRoom } from '../../migration/batch-room.js';
 import { type ChannelRole, createHandshake, type ProvenHalf, SEAL_BYTES, type SecureChannel } from '../../migration/channel.js';
 import type { Frame } from '../../migration/message.js';
 import { decodeFrame, encodeFrame } from './frame-codec.js';
@@ -11,6 +12,8 @@ export const HANDSHAKE_MS = 10_000;
 /** Bytes that wait for a peer which does not read: the windows of both directions, sent again once, and more. */
 const UNREAD_MAX = 64 * 2 ** 20;
 const SEED_BYTES = 32;
+/** Messages of so many bytes are made in memory that has been used before: what is new costs more than what is put into it. */
+const REUSED_MIN = 64 * 2 ** 10;
 
 /** Whose stream it is. */
 export interface StreamOwner {
@@ -60,6 +63,7 @@ export class PeerStream implements WireListener {
   private readonly owner: StreamOwner;
   private readonly heard: (hello: Uint8Array) => Result<ProvenHalf>;
   private readonly deadline: NodeJS.Timeout;
+  private readonly room = new BatchRoom();
 
   constructor({ role, session, index, host, wire, owner }: PeerStreamOptions) {
     this.index = index;
@@ -84,11 +88,12 @@ export class PeerStream implements WireListener {
     const { channel } = this.state;
     const pieces = encodeFrame(frame);
     const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
-    const message =
-      channel === null
-        ? encodeSealed(length, (out, start) => void out.set(Buffer.concat(pieces), start))
-        : encodeSealed(length + SEAL_BYTES, (out, start) => channel.sealInto(out, start, pieces));
-    this.writable = this.wire.write(message);
+    const message = encodeSealed(channel === null ? length : length + SEAL_BYTES, this.allocate, (out, start) => {
+      if (channel === null) put(out, start, pieces);
+      else channel.sealInto(out, start, pieces);
+    });
+    const sent = message.length < REUSED_MIN ? undefined : () => this.room.giveBack(message);
+    this.writable = this.wire.write(message, sent);
     this.unread = this.writable ? 0 : this.unread + message.length;
     if (this.unread > UNREAD_MAX) this.end(notRead());
   }
@@ -117,6 +122,12 @@ export class PeerStream implements WireListener {
     this.wire.end(failure);
     this.owner.ended(this, failure);
   }
+
+  private readonly allocate = (bytes: number): Buffer => {
+    if (bytes < REUSED_MIN) return Buffer.allocUnsafe(bytes);
+    const { buffer, byteOffset } = this.room.take(bytes);
+    return Buffer.from(buffer, byteOffset, bytes);
+  };
 
   private finish(): void {
     clearTimeout(this.deadline);
@@ -175,6 +186,14 @@ export class PeerStream implements WireListener {
     this.owner.violated(this, frame);
   }
 }
+
+const put = (out: Buffer, start: number, pieces: readonly Uint8Array[]): void => {
+  let at = start;
+  for (const piece of pieces) {
+    out.set(piece, at);
+    at += piece.length;
+  }
+};
 
 const tooSlow = (): Failure => new Failure('ETIMEDOUT', 'HANDSHAKE_TIMEOUT', 'simkvmd', { allowed: `${HANDSHAKE_MS} ms` });
 

@@ -10,8 +10,12 @@ export type ExchangeMessage =
 
 /** A stream of Exchange, whichever side has dialled. */
 export interface Wire {
-  /** Sends a message as the contract encodes it. @returns false: there is no room for more before `drained` */
-  write(message: Buffer): boolean;
+  /**
+   * Sends a message as the contract encodes it.
+   * @param sent called once nobody looks at the message's memory any more
+   * @returns false: there is no room for more before `drained`
+   */
+  write(message: Buffer, sent?: () => void): boolean;
   /** Nothing more is said, and nothing more is heard. @param failure told to the peer where it has dialled */
   end(failure: Failure | null): void;
 }
@@ -27,11 +31,13 @@ export interface WireListener {
 const TAG = { hello: (2 << 3) | 2, proof: (3 << 3) | 2, sealed: (4 << 3) | 2 } as const;
 const LOW_BITS = 0x80;
 
+type Allocate = (bytes: number) => Buffer;
+
 /** Tag and length of a field of fewer than 2^28 bytes, with room for it behind. */
-const withHead = (tag: number, length: number): { readonly message: Buffer; readonly start: number } => {
+const withHead = (tag: number, length: number, allocate: Allocate): { readonly message: Buffer; readonly start: number } => {
   const lengthBytes = length < LOW_BITS ? 1 : length < LOW_BITS ** 2 ? 2 : length < LOW_BITS ** 3 ? 3 : 4;
   const start = 1 + lengthBytes;
-  const message = Buffer.allocUnsafe(start + length);
+  const message = allocate(start + length);
   message[0] = tag;
   for (let byte = 0; byte < lengthBytes; byte++)
     message[1 + byte] = ((length >>> (7 * byte)) & 0x7f) | (byte < lengthBytes - 1 ? LOW_BITS : 0);
@@ -40,14 +46,14 @@ const withHead = (tag: number, length: number): { readonly message: Buffer; read
 
 /** ExchangeRequest and ExchangeResponse have the same fields for what both sides say. */
 export const encodeExchange = (kind: 'hello' | 'proof', bytes: Uint8Array): Buffer => {
-  const { message, start } = withHead(TAG[kind], bytes.length);
+  const { message, start } = withHead(TAG[kind], bytes.length, Buffer.allocUnsafe);
   message.set(bytes, start);
   return message;
 };
 
 /** A message with a `sealed` of so many bytes, which `fill` writes where they belong: they are not copied again. */
-export const encodeSealed = (length: number, fill: (message: Buffer, start: number) => void): Buffer => {
-  const { message, start } = withHead(TAG.sealed, length);
+export const encodeSealed = (length: number, allocate: Allocate, fill: (message: Buffer, start: number) => void): Buffer => {
+  const { message, start } = withHead(TAG.sealed, length, allocate);
   fill(message, start);
   return message;
 };
