@@ -1,5 +1,6 @@
 import { failed } from '../kernel/failure.js';
-import type { DestinationGuest, ReceiveGuest } from './guest.js';
+import { inflated } from './deflate.js';
+import type { DestinationGuest, PageBatch, ReceiveGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
 import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
@@ -147,8 +148,7 @@ export class Destination {
   private heardWhileReceiving(message: Message): void {
     switch (message.kind) {
       case 'pages':
-        this.pagesReceived += message.batch.gfns.length;
-        this.step(this.guest?.receive(message.batch), 'receiving');
+        this.receivePages(message.batch);
         return;
       case 'state':
         this.step(this.guest?.restore(message.state), 'receiving');
@@ -160,6 +160,12 @@ export class Destination {
       default:
         this.abort('MESSAGE_UNEXPECTED');
     }
+  }
+
+  private receivePages(batch: PageBatch): void {
+    this.pagesReceived += batch.gfns.length;
+    const pages = inflated(batch);
+    this.step(failed(pages) ? pages : this.guest?.receive(pages), 'receiving');
   }
 
   private step(refused: { readonly reason: string } | null | undefined, next: DestinationPhase): void {

@@ -73,13 +73,13 @@ export interface GuestDescription extends WiringDescription {
 
 /** Pages of 4 KiB that travel together, all of one kind. */
 export interface PageBatch {
-  /** `clear`: as the guest left them. `sealed`: by the platform's firmware, one header for each. */
-  readonly form: 'clear' | 'sealed';
+  /** `clear`: as the guest left them; `deflated`: the same, compressed. `sealed`: by the platform's firmware, one header for each. */
+  readonly form: 'clear' | 'sealed' | 'deflated';
   /** Guest frame numbers. */
   readonly gfns: readonly number[];
   /** Headers of sealed pages, one behind the other. */
   readonly headers: Uint8Array;
-  /** Contents, one page behind the other. */
+  /** Contents, one page behind the other; compressed as a whole where `form` says so. */
   readonly data: Uint8Array;
 }
 
@@ -96,8 +96,8 @@ export interface SourceGuest {
   begin(target: Uint8Array): Result<Uint8Array>;
   /** At most `pages` pages that are to be sent now; null: none is left in this round. */
   next(pages: number): Result<PageBatch | null>;
-  /** The destination has a batch that `next` gave: its memory may be used again. */
-  arrived(batch: PageBatch): void;
+  /** A batch that `next` gave is not needed any more: its memory may be used again. */
+  recycle(batch: PageBatch): void;
   /** Ends a round: pages written since they were sent are to be sent again. @returns how many */
   nextRound(): number;
   /** Keeps the vCPUs out of the guest for so many per cent of their time, until the end. */

@@ -10,6 +10,8 @@ export interface CopyLimits {
   readonly autoConverge: boolean;
   /** Streams that the pages go over: as many as whoever drives the session opens. */
   readonly streams: number;
+  /** Compresses pages that travel in the clear; sealed ones cannot be made smaller. */
+  readonly compress: boolean;
   /** Pages of one message. */
   readonly batchPages: number;
 }
@@ -20,5 +22,6 @@ export const DEFAULT_LIMITS: CopyLimits = {
   bandwidth: null,
   autoConverge: false,
   streams: 1,
+  compress: false,
   batchPages: 256,
 };

@@ -2,6 +2,7 @@ import { PAGE_SIZE } from '../hardware/units.js';
 import { type Failure, failed } from '../kernel/failure.js';
 import { AutoConverge } from './auto-converge.js';
 import { CopyProgress, type MigrationStatistics } from './copy-progress.js';
+import { deflated } from './deflate.js';
 import type { SourceGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import type { CopyLimits } from './limits.js';
@@ -107,9 +108,11 @@ export class Source {
       return null;
     }
     if (batch === null) return this.nothingOwed();
-    this.link.send({ kind: 'pages', batch }, stream);
+    const travelling = this.limits.compress ? deflated(batch) : batch;
+    if (travelling !== batch) this.guest.recycle(batch);
+    this.link.send({ kind: 'pages', batch: travelling }, stream);
     this.bucket?.take(batch.gfns.length * PAGE_SIZE);
-    this.progress.sent(batch, nowMs);
+    this.progress.sent(travelling, nowMs);
     return 0;
   }
 
@@ -159,7 +162,7 @@ export class Source {
   private messageArrived(message: Message): void {
     if (message.kind !== 'pages') return;
     this.progress.arrived(message.batch.gfns.length, this.nowMs);
-    this.guest.arrived(message.batch);
+    if (message.batch.form !== 'deflated') this.guest.recycle(message.batch);
   }
 
   private heardFrame(frame: Frame): void {

@@ -24,6 +24,7 @@ export const copyLimits = (limits: MigrationLimits | null): Result<CopyLimits> =
     rounds: rounds ?? DEFAULT_LIMITS.rounds,
     bandwidth: bandwidth === null ? null : Number(bandwidth),
     autoConverge: auto_converge,
+    compress: limits.compress,
     streams: streams ?? DEFAULT_LIMITS.streams,
   };
 };

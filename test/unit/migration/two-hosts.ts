@@ -127,13 +127,16 @@ export class Migration {
     guest: CountingGuest,
     private readonly to: Vmm,
     private readonly tamper: (frame: Frame) => Frame = (frame) => frame,
+    limits: Partial<CopyLimits> = {},
   ) {
     this.from = guest.vm.kernel;
     const local = createSourceGuest(guest.vm, 'session');
     if (failed(local)) throw new Error(local.reason);
     const here = { session: 'session', boot: 'here', ledger: 'here' };
     const there = { session: 'session', boot: 'there', ledger: 'memory' };
-    this.source = new Source(here, local, nothingKept, LIMITS, (frame) => this.wire.push({ to: 'destination', frame }));
+    this.source = new Source(here, local, nothingKept, { ...LIMITS, ...limits }, (frame) =>
+      this.wire.push({ to: 'destination', frame }),
+    );
     const receive = (description: GuestDescription) =>
       receiveGuest(to.process.kernel, to.process.process, description, (received) => {
         this.received = received;
