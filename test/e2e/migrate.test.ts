@@ -17,15 +17,16 @@ describe.each(Object.entries(GUESTS))('a %s guest that counts while it migrates'
   afterAll(() => hosts[Symbol.asyncDispose]());
 
   it.each([
-    ['pulled by the destination', false],
-    ['pushed by the source', true],
-  ])('%s, goes on on the other host with no gap and no repetition', async (_how, push) => {
+    ['pulled by the destination', {}],
+    ['pushed by the source', { push: true }],
+    ['over three streams, with pages made smaller', { limits: { streams: 3, compress: true } }],
+  ])('%s, goes on on the other host with no gap and no repetition', async (_how, options) => {
     const { here, there } = hosts;
     const guest = await makeGuest(here);
     const serial: number[] = [];
     await runWhile(guest, serial, () => serial.length < 20);
     const running = runWhile(guest, serial, () => true);
-    const { received } = await migrate(guest.vm, { to: there.process, push });
+    const { received } = await migrate(guest.vm, { to: there.process, ...options });
     expect(await running).toBe('EIO');
     const [vcpu] = received.vcpus;
     if (vcpu === undefined) throw new Error('no vCPU');

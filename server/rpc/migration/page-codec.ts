@@ -1,8 +1,6 @@
-import { constants, deflateRawSync, inflateRawSync } from 'node:zlib';
 import type { GuestPages } from '../../../gen/messages.js';
 import { PageForm } from '../../../gen/messages.js';
-import { PAGE_SIZE } from '../../hardware/units.js';
-import { Failure, failed, type Result } from '../../kernel/failure.js';
+import { Failure, type Result } from '../../kernel/failure.js';
 import type { PageBatch } from '../../migration/guest.js';
 
 /**
@@ -83,21 +81,10 @@ export interface PagesHead {
   readonly sequence: number;
 }
 
-/** How contents go over the wire: smaller, where that is wanted and helps. Sealed pages cannot be made smaller. */
-const contentsOf = ({ form, data }: PageBatch, compress: boolean): { readonly form: number; readonly data: Uint8Array } => {
-  if (!compress || form === 'sealed') return { form: FORM[form], data };
-  const deflated = deflateRawSync(data, { level: constants.Z_BEST_SPEED });
-  return deflated.length < data.length ? { form: PageForm.PAGE_FORM_DEFLATED, data: deflated } : { form: FORM[form], data };
-};
-
 /** @returns what comes before the pages, and the pages: one behind the other they are the frame */
-export const encodePagesFrame = (
-  { session, boot, sequence }: PagesHead,
-  batch: PageBatch,
-  compress: boolean,
-): [Uint8Array, Uint8Array] => {
-  const { gfns, headers } = batch;
-  const { form, data } = contentsOf(batch, compress);
+export const encodePagesFrame = ({ session, boot, sequence }: PagesHead, batch: PageBatch): [Uint8Array, Uint8Array] => {
+  const { gfns, headers, data } = batch;
+  const form = FORM[batch.form];
   const gfnBytes = gfns.reduce((sum, gfn) => sum + varintBytes(gfn), 0);
   const beforeData = 1 + varintBytes(form) + fieldBytes(gfnBytes) + fieldBytes(headers.length) + 1 + varintBytes(data.length);
   const pagesBytes = beforeData + data.length;
@@ -117,28 +104,13 @@ export const encodePagesFrame = (
   return [head, data];
 };
 
-const wrong = (field: string, given: string, allowed: string): Failure =>
-  new Failure('EINVAL', 'GUEST_PAGES_MALFORMED', 'simkvmd', { field: `pages.${field}`, given, allowed });
-
-/** No more comes out than the pages that are named: what would be larger is refused while it is inflated. */
-const inflated = (data: Uint8Array, pages: number): Result<Uint8Array> => {
-  try {
-    return inflateRawSync(data, { maxOutputLength: Math.max(1, pages * PAGE_SIZE) });
-  } catch (error) {
-    return wrong('data', error instanceof Error ? error.message : String(error), `a deflate stream of ${pages} pages`);
-  }
-};
-
 /** The pages of a message; EINVAL for what no source would send. How much there is of each the kind of guest checks. */
 export const pageBatchOf = ({ form, gfns, headers, data }: GuestPages): Result<PageBatch> => {
+  const name = FORMS.find((each) => FORM[each] === form);
+  const wrong = (field: string, given: string, allowed: string): Failure =>
+    new Failure('EINVAL', 'GUEST_PAGES_MALFORMED', 'simkvmd', { field: `pages.${field}`, given, allowed });
+  if (name === undefined) return wrong('form', String(form), FORMS.join(' or '));
   if (gfns.length > BATCH_PAGES_MAX) return wrong('gfns', `${gfns.length} pages`, `at most ${BATCH_PAGES_MAX}`);
   for (const gfn of gfns) if (gfn >= GFN_END) return wrong('gfns', String(gfn), 'below 2^40');
-  const numbers = gfns.map(Number);
-  if (form === PageForm.PAGE_FORM_DEFLATED) {
-    const contents = inflated(data, gfns.length);
-    return failed(contents) ? contents : { form: 'clear', gfns: numbers, headers, data: contents };
-  }
-  const name = FORMS.find((each) => FORM[each] === form);
-  if (name === undefined) return wrong('form', String(form), 'clear, sealed or deflated');
-  return { form: name, gfns: numbers, headers, data };
+  return { form: name, gfns: gfns.map(Number), headers, data };
 };
