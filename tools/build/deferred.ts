@@ -21,3 +21,9 @@ export const deferred: Plugin = {
     }));
   },
 };
+
+/** Leaves a module, which is loaded lazily, outside the bundle: in `file` beside it. */
+export const apart = (module: RegExp, file: string): Plugin => ({
+  name: file,
+  setup: (build) => build.onResolve({ filter: module }, () => ({ path: `./${file}`, external: true })),
+});
