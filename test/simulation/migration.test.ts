@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { DESTINATION_PHASES } from '../../server/migration/destination.js';
 import { SOURCE_PHASES } from '../../server/migration/source.js';
 import { type Faults, play, type Side, seeded, World } from './migration-world.js';
 
@@ -232,6 +233,27 @@ describe('cancelling', () => {
 
   it('has been tried in every phase there is', () => {
     expect([...cancelled].sort()).toEqual([...SOURCE_PHASES].sort());
+  });
+
+  const aborted = new Set<string>();
+
+  it.each(DESTINATION_PHASES)('by the destination in phase %s gives the guest back', (phase) => {
+    for (let seed = 0; seed < 400 && !aborted.has(phase); seed++) {
+      const run = world(seed, ROUGH);
+      play(run, TURNS, () => {
+        if (run.destination?.state.phase !== phase || aborted.has(phase)) return;
+        run.step('destination', () => run.destination?.abort('OPERATOR'));
+        aborted.add(phase);
+      });
+      run.settle();
+      expect(run.here.runnable, `seed ${seed}`).toBe(aborted.has(phase));
+      expect(run.runnableCopies).toBe(1);
+      expectNoLeak(run);
+    }
+  });
+
+  it('by the destination has been tried in every phase there is', () => {
+    expect([...aborted].sort()).toEqual([...DESTINATION_PHASES].sort());
   });
 
   it('by the destination before it has committed gives the guest back', () => {

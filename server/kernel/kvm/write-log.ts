@@ -5,7 +5,9 @@ import type { Vm } from './vm.js';
  * The guest frames that have been written since they were last asked for: a dirty log beside that of the slots, so that a
  * migration by the daemon takes nothing away from a VMM that reads KVM_GET_DIRTY_LOG. Unlike KVM's it also sees what the VMM's
  * devices write into guest memory through the VMM's own address space, which a VMM that migrates its guest itself would mark.
- * What another process writes into memory that it shares with the VMM is not seen.
+ * What another process writes into memory that it shares with the VMM, or what a write() puts into the memfd behind it, is not
+ * seen, as little as a real kernel's dirty log sees it: a vhost-user back end has its own log, and so has to be stopped or
+ * asked before its guest is migrated.
  */
 export class WriteLog {
   private written = new Set<Gfn>();

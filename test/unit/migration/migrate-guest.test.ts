@@ -121,14 +121,18 @@ describe('a SEV guest whose platform or owner forbids the way', () => {
   it('is not sent with NOSEND, and runs on', () => {
     const [here, there] = hosts();
     const guest = sevGuest(here, NOSEND);
-    expect(new Migration(guest, there.vmm).run()).toBe('FIRMWARE_POLICY_FAILURE');
+    const migration = new Migration(guest, there.vmm);
+    expect(migration.run()).toBe('FIRMWARE_POLICY_FAILURE');
+    expect(migration.source.statistics(0).pagesSent).toBe(0);
     expect(runOnce(guest, [])).toBe(SERIAL_EXIT);
   });
 
   it('is not sent to the platform of another owner', () => {
     const [here, there] = hosts();
     const guest = sevGuest(here, DOMAIN);
-    expect(new Migration(guest, there.vmm).run()).not.toBe('sent');
+    const migration = new Migration(guest, there.vmm);
+    expect(migration.run()).toBe('FIRMWARE_POLICY_FAILURE');
+    expect(migration.source.statistics(0).pagesSent).toBe(0);
     expect(runOnce(guest, [])).toBe(SERIAL_EXIT);
   });
 

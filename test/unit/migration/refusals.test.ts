@@ -9,6 +9,7 @@ import { describeGuest, whyNotSent } from '../../../server/migration/describe.js
 import type { GuestDescription } from '../../../server/migration/guest.js';
 import { whyNotReceived } from '../../../server/migration/local-destination.js';
 import { createSevRig } from '../kernel/kvm/svm/sev-rig.js';
+import { createSnpGuest, createSnpHost } from '../kernel/kvm/svm/snp/snp-guest.js';
 import { Migration, plainGuest, sevGuest } from './two-hosts.js';
 
 const described = (vm: Vm): GuestDescription => {
@@ -39,6 +40,11 @@ describe('a dry run on the source', () => {
     const cap = kvm_enable_cap.encode({ cap: KVM_CAP.SPLIT_IRQCHIP, args: [24n, 0n, 0n, 0n] });
     expect(vmm.process.try(fd, IOCTL.KVM_ENABLE_CAP, cap)).toBe(0);
     expect(whyNotSent(vm)).toMatchObject({ reason: 'SPLIT_IRQCHIP_NOT_CARRIED' });
+  });
+
+  it('refuses a SEV-SNP guest, whose pages only a migration agent could take along', () => {
+    const { vm } = createSnpGuest(createSnpHost().vmm, { code: [] });
+    expect(whyNotSent(vm)).toMatchObject({ errno: 'EINVAL', reason: 'SNP_NEEDS_MIGRATION_AGENT' });
   });
 
   it('refuses a guest that is mirrored, and its mirror', () => {
