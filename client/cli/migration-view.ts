@@ -14,6 +14,9 @@ const halfName = ({ half }: Migration): string => word(MigrationHalf[half], 'MIG
 
 const whole = (value: number): string => Math.round(value).toLocaleString('en-US');
 
+/** Nothing can be foreseen before anything has arrived. */
+const milliseconds = (value: number): string => (Number.isFinite(value) ? `${whole(value)} ms` : 'unknown');
+
 /** What of the pages that are known has been sent, from 0 to 1. */
 const shareSent = ({ pages_sent, pages_left }: MigrationProgress): number => {
   const [sent, left] = [Number(pages_sent), Number(pages_left)];
@@ -36,7 +39,7 @@ export const progressLine = (migration: Migration): string => {
     `${progress.pages_sent} pages sent, ${progress.pages_left} left`,
     `${(progress.bytes_per_second / 1e6).toFixed(1)} MB/s`,
     `dirty ${whole(progress.dirty_pages_per_second)} pages/s`,
-    `downtime ${whole(progress.downtime_ms || progress.expected_downtime_ms)} ms`,
+    `downtime ${milliseconds(progress.downtime_ms || progress.expected_downtime_ms)}`,
   ];
   if (progress.throttle_percent > 0) parts.push(`throttled ${progress.throttle_percent} %`);
   if (!connected) parts.push('not connected');
@@ -45,7 +48,7 @@ export const progressLine = (migration: Migration): string => {
 
 /** What a guest's move came to. */
 export const summary = (session: string, { round, pages_sent, bytes_sent, downtime_ms }: MigrationProgress): string =>
-  `moved in session ${session}: ${round} rounds, ${pages_sent} pages (${bytes(pages_sent * BigInt(PAGE_BYTES))} of memory, ${bytes(bytes_sent)} sent), stopped for ${downtime_ms.toFixed(1)} ms`;
+  `moved in session ${session}: ${pages_sent} pages in ${round === 1 ? '1 round' : `${round} rounds`} (${bytes(pages_sent * BigInt(PAGE_BYTES))} of memory, ${bytes(bytes_sent)} on the wire), stopped for ${downtime_ms.toFixed(1)} ms`;
 
 export const renderMigrations = (migrations: readonly Migration[]): string =>
   migrations.length === 0
@@ -114,7 +117,9 @@ export const renderMigration = (migration: Migration): string => {
     ['link', closed ? 'closed: both sides know' : connected ? 'open' : 'lost'],
   ];
   if (reason !== '') pairs.push(['reason', reason]);
-  if (progress !== null)
+  if (progress !== null && migration.half === MigrationHalf.MIGRATION_HALF_DESTINATION)
+    pairs.push(['pages received', progress.pages_sent]);
+  else if (progress !== null)
     pairs.push(
       ['round', progress.round],
       ['pages sent', progress.pages_sent],
@@ -122,7 +127,7 @@ export const renderMigration = (migration: Migration): string => {
       ['bytes sent', bytes(progress.bytes_sent)],
       ['speed', `${(progress.bytes_per_second / 1e6).toFixed(1)} MB/s`],
       ['dirty rate', `${whole(progress.dirty_pages_per_second)} pages/s`],
-      ['downtime', `${progress.downtime_ms.toFixed(1)} ms, expected ${progress.expected_downtime_ms.toFixed(1)} ms`],
+      ['downtime', `${milliseconds(progress.downtime_ms)}, expected ${milliseconds(progress.expected_downtime_ms)}`],
       ['throttled', `${progress.throttle_percent} %`],
     );
   return [fields(pairs), ...renderReceived(migration)].join('\n\n');

@@ -140,16 +140,20 @@ describe('a migration that does not come about', () => {
     const { here, there } = await twoVmms();
     const guest = await plainGuest(here);
     const abort = new AbortController();
+    let left = 0n;
     const moved = migrate(guest.vm, {
       to: there.process,
       limits: { bandwidth: 4096 },
       signal: abort.signal,
-      onProgress: ({ phase }) => {
-        if (phase === 'copying') abort.abort(new Error('enough'));
+      onProgress: ({ phase, progress }) => {
+        if (phase !== 'copying') return;
+        left = progress?.pages_left ?? 0n;
+        abort.abort(new Error('enough'));
       },
     });
     await expect(moved).rejects.toBeInstanceOf(MigrationError);
     await expect(moved).rejects.toMatchObject({ reason: 'CANCELLED', cause: { message: 'enough' } });
+    expect(left).toBeGreaterThan(0n);
     await goesOn(guest);
   });
 

@@ -46,6 +46,12 @@ describe('the line of a migration that is under way', () => {
     );
   });
 
+  it('foresees no downtime while nothing has arrived', () => {
+    expect(progressLine(migrationOf({ progress: { expected_downtime_ms: Number.POSITIVE_INFINITY } }))).toMatch(
+      /downtime unknown$/,
+    );
+  });
+
   it('is there before anything has been sent', () => {
     expect(progressLine(migrationOf({ phase: 'negotiating', progress: {} }))).toContain(
       'negotiating [------------------------]   0 %',
@@ -83,9 +89,16 @@ describe('one session', () => {
   });
 });
 
+it('of a destination there is nothing to tell but what has arrived', () => {
+  const half = MigrationHalf.MIGRATION_HALF_DESTINATION;
+  const text = renderMigration(migrationOf({ half, progress: { pages_sent: 16_384 } }));
+  expect(text).toMatch(/^pages received +16384$/m);
+  expect(text).not.toMatch(/round|downtime/);
+});
+
 it('what a move came to says how long the guest was stopped', () => {
   const progress = progressOf({ round: 2, pages_sent: 512, bytes_sent: 2_200_000, downtime_ms: 8.25 });
   expect(summary('7f3a', progress)).toBe(
-    'moved in session 7f3a: 2 rounds, 512 pages (2.0 MiB of memory, 2.1 MiB sent), stopped for 8.3 ms',
+    'moved in session 7f3a: 512 pages in 2 rounds (2.0 MiB of memory, 2.1 MiB on the wire), stopped for 8.3 ms',
   );
 });
