@@ -82,7 +82,7 @@ const sealPages = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<Pag
   for (const [index, frame] of gfns.entries()) {
     const page = guestPage(vm, frame, false);
     if (failed(page)) return page;
-    const sealed = sealGuestPage(vm, page);
+    const sealed = sealGuestPage(vm, page, frame * PAGE_SIZE);
     if (failed(sealed)) return sealed;
     headers.set(sealed.header, index * PACKET_HEADER_BYTES);
     data.set(sealed.data, index * PAGE_SIZE);
@@ -98,7 +98,8 @@ const receive = (vm: Vm, batch: PageBatch): Failure | null => {
     const page = guestPage(vm, frame, true);
     if (failed(page)) return page;
     const header = batch.headers.subarray(index * PACKET_HEADER_BYTES, (index + 1) * PACKET_HEADER_BYTES);
-    const failure = openGuestPage(vm, page, { header, data: batch.data.subarray(index * PAGE_SIZE, (index + 1) * PAGE_SIZE) });
+    const data = batch.data.subarray(index * PAGE_SIZE, (index + 1) * PAGE_SIZE);
+    const failure = openGuestPage(vm, page, frame * PAGE_SIZE, { header, data });
     if (failure !== null) return failure;
   }
   return null;

@@ -12,7 +12,7 @@ import { PACKET_HEADER } from '../../../hardware/amd/packet.js';
 import { SESSION } from '../../../hardware/amd/session.js';
 import { PAGE_SIZE } from '../../../hardware/units.js';
 import type { Psp } from '../../drivers/ccp/psp.js';
-import { Failure, type Result } from '../../failure.js';
+import { Failure, failed, type Result } from '../../failure.js';
 import type { Kernel } from '../../kernel.js';
 import type { Page } from '../../mm/page.js';
 import type { Vcpu } from '../vcpu.js';
@@ -150,7 +150,12 @@ export const reactivate = (vm: Vm): Failure | null => pspOf(vm.kernel).dfFlush()
 
 export const sendFinishCommand = (vm: Vm): Failure | null => onGuest(vm, 'SEND_FINISH');
 export const sendCancelCommand = (vm: Vm): Failure | null => onGuest(vm, 'SEND_CANCEL');
-export const receiveFinishCommand = (vm: Vm): Failure | null => onGuest(vm, 'RECEIVE_FINISH');
+
+export const receiveFinishCommand = (vm: Vm): Failure | null => {
+  const refused = onGuest(vm, 'RECEIVE_FINISH');
+  if (refused === null) vm.kernel.sanitizer.packets.finished(vm);
+  return refused;
+};
 
 const sealPage = (vm: Vm, page: Page, name: 'SEND_UPDATE_DATA' | 'SEND_UPDATE_VMSA'): Result<SealedPage> => {
   const { buffers } = pspOf(vm.kernel);
@@ -190,15 +195,28 @@ const packet = (vm: Vm, page: Page): Uint8Array => {
   return buffer;
 };
 
-/** SEND_UPDATE_DATA of one page of guest memory. What it gives lies in the driver's buffers, until the next command. */
-export const sealGuestPage = (vm: Vm, page: Page): Result<SealedPage> => sealPage(vm, page, 'SEND_UPDATE_DATA');
+/**
+ * SEND_UPDATE_DATA of one page of guest memory. What it gives lies in the driver's buffers, until the next command.
+ * @param gpa of the page
+ */
+export const sealGuestPage = (vm: Vm, page: Page, gpa: number): Result<SealedPage> => {
+  const sealed = sealPage(vm, page, 'SEND_UPDATE_DATA');
+  if (!failed(sealed)) vm.kernel.sanitizer.packets.sent(sealed.header, gpa);
+  return sealed;
+};
 
-/** RECEIVE_UPDATE_DATA. The firmware checks that the packet is of this session, and not for which address it is. */
-export const openGuestPage = (vm: Vm, page: Page, sealed: SealedPage): Failure | null => {
+/**
+ * RECEIVE_UPDATE_DATA. The firmware checks that the packet is of this session, and not for which address it is.
+ * @param gpa of the page
+ */
+export const openGuestPage = (vm: Vm, page: Page, gpa: number, sealed: SealedPage): Failure | null => {
   const refused = openPage(vm, page, sealed, 'RECEIVE_UPDATE_DATA');
-  const token = vm.kernel.sanitizer.contexts.tokenOf(vm);
-  if (refused === null && token !== null) vm.kernel.sanitizer.frames.encrypted(page.frame, token);
-  return refused;
+  if (refused !== null) return refused;
+  const { contexts, frames, packets } = vm.kernel.sanitizer;
+  packets.received(vm, sealed.header, gpa);
+  const token = contexts.tokenOf(vm);
+  if (token !== null) frames.encrypted(page.frame, token);
+  return null;
 };
 
 const saveAreaOf = (vcpu: Vcpu): Page => {
