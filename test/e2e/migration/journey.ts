@@ -32,7 +32,7 @@ export class Journey {
   private readonly said = { here: 0, there: 0 };
 
   constructor(
-    crossing: Crossing,
+    crossing: Pick<Crossing, 'there' | 'address'>,
     readonly session: string,
     guest: CountingGuest,
   ) {
