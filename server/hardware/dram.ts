@@ -97,6 +97,15 @@ export class Frame {
     this.generation++;
   }
 
+  /**
+   * Writes all 4096 bytes as the host does, in the clear. A frame that nobody has looked at yet takes them as its cells, so
+   * that they are not copied: whoever gives them away keeps no other use of them.
+   */
+  adopt(bytes: Uint8Array): void {
+    if (this.cells === null && this.sealed === null) this.cells = bytes;
+    else this.viewForWrite(null).set(bytes);
+  }
+
   private noteWrite(): void {
     if (this.codeCached) {
       this.codeCached = false;

@@ -34,11 +34,15 @@ export const checkBatch = ({ form, gfns, headers, data }: PageBatch, headerBytes
         headers: String(headers.length),
       });
 
-export const writeClear = (vm: Vm, { gfns, data }: PageBatch): Failure | null => {
+/** @param keep what arrives becomes the guest's memory where it is; nobody else may use it afterwards */
+export const writeClear = (vm: Vm, { gfns, data }: PageBatch, keep: boolean): Failure | null => {
   for (const [index, frame] of gfns.entries()) {
     const page = guestPage(vm, frame, true);
     if (failed(page)) return page;
-    page.frame.viewForWrite(null).set(data.subarray(index * PAGE_SIZE, (index + 1) * PAGE_SIZE));
+    // A plain Uint8Array, as all cells are, also where the batch is a Buffer.
+    const bytes = new Uint8Array(data.buffer, data.byteOffset + index * PAGE_SIZE, PAGE_SIZE);
+    if (keep) page.frame.adopt(bytes);
+    else page.frame.viewForWrite(null).set(bytes);
   }
   return null;
 };

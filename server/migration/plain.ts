@@ -27,9 +27,9 @@ export const plainKind: GuestKind = {
   *initialise() {
     return [];
   },
-  destination: (vm: Vm) => ({
+  destination: (vm: Vm, keep: boolean) => ({
     begin: () => null,
-    receive: (batch): Failure | null => checkBatch(batch, 0) ?? writeClear(vm, batch),
+    receive: (batch): Failure | null => checkBatch(batch, 0) ?? writeClear(vm, batch, keep),
     restore: (part) => restorePart(vm, part),
     prepare: () => null,
   }),

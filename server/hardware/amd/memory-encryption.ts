@@ -141,7 +141,7 @@ class XexKey implements EncryptionKey {
 
   private convert(ecb: Ecb, address: Hpa, bytes: Uint8Array): void {
     if (address % BLOCK_SIZE !== 0 || bytes.length % BLOCK_SIZE !== 0) throw new Error('the engine works on whole blocks');
-    // Words must be aligned; those of a page of DRAM always are.
+    // Words must be aligned; those of a page of DRAM are, unless it has come with a message from another host.
     const aligned = bytes.byteOffset % WORD_SIZE === 0 ? bytes : Uint8Array.from(bytes);
     const words = wordsOf(aligned);
     this.tweaks.add(address, words, words);
