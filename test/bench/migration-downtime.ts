@@ -67,8 +67,8 @@ const runGuest = async (hosts: BenchHosts, over: AbortSignal): Promise<number> =
     const owed = (performance.now() - begin) * DIRTY_BYTES_PER_MS - bytes;
     const error = owed <= 0 ? null : (await vcpu.try.run()).error;
     if (error === null && owed > 0) bytes += PAGES_PER_RUN * PAGE;
-    // Nothing to be done yet; or it has gone, and its new vCPU is about to be known.
-    else if (error === null || error.errno === 'EIO') await setTimeout(1);
+    // Nothing to be done yet; or it has been stopped, or has gone, and its new vCPU is about to be known.
+    else if (error === null || error.errno === 'EIO' || error.errno === 'EINTR') await setTimeout(1);
     else throw error;
   }
   return bytes / 2 ** 20 / ((performance.now() - begin) / 1000);

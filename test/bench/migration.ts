@@ -11,11 +11,11 @@ import { QemuMigration, qemuVersion } from './qemu.js';
 const MESSAGE_BYTES = 2 ** 20;
 /** The window of a daemon that pulls. */
 const WINDOW_BYTES = 8 * 2 ** 20;
-const ROUNDS = 9;
+const ROUNDS = 5;
 /** A cipher for each page makes a guest of SEV slower, so that it may be smaller. */
-const MIB = { plain: 256, SEV: 64, 'SEV-ES': 64 } as const;
+const MIB = { plain: 128, SEV: 32, 'SEV-ES': 32 } as const;
 const QEMU_MIB = 256;
-const QEMU_ROUNDS = 5;
+const QEMU_ROUNDS = 3;
 const MEGABYTE = 1e6;
 
 interface Case {
