@@ -44,6 +44,8 @@ export const summonDestination = async (options: BeginOptions, push: boolean): P
     if (pulls.errno !== 'EHOSTUNREACH') return pulls;
   }
   const waits = await daemon.call(MigrationService.receiveVm, peer.process, { session: session.id });
+  // It has begun, and only its answer was lost: the session goes its own way.
+  if (failed(waits) && session.met) return null;
   const failure = failed(waits) ? waits : await dial(options);
   return failure === null ? null : located(failure, 'to.address');
 };
