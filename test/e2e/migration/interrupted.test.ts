@@ -16,8 +16,11 @@ import { nameOf, type Step, StepHolds, StepRecorder } from './steps.js';
  */
 
 const GUESTS = [plainGuest, sevGuest] as const;
-/** What makes both halves begin. A source that hears nothing of it takes the guest back. */
-const BEGINNING: ReadonlySet<string> = new Set(['ReceiveVm', 'ReceiveVm answer', 'attach', 'hello', 'proof']);
+/** What is said until SendVm has its answer. A source that does not get it keeps the guest. */
+const BEGINNING: ReadonlySet<string> = new Set([
+  ...['ReceiveVm', 'ReceiveVm answer', 'attach', 'hello', 'proof'],
+  ...['ask', 'standing', 'offer', 'ack'],
+]);
 /** Longer than it takes to give a connection up, which is twice five seconds. */
 const LONG_CUT_MS = 11_000;
 const SHORT_CUT_MS = 1500;
@@ -56,7 +59,10 @@ const stopAtSteps = async (crossing: Crossing, steps: readonly Step[], holds: St
     holds.stopAt(session, step);
     return { step, journey: new Journey(crossing, session, made[index] as CountingGuest) };
   });
-  const late = () => travels.filter(({ journey }) => !holds.hasReached(journey.session)).map(({ step }) => nameOf(step));
+  // On a machine that is too slow a guest may have written nothing since its first pages were sent.
+  const mayBeMissed = ({ what, ordinal }: Step): boolean => what === 'pages' && ordinal > 1;
+  const waiting = () => travels.filter(({ step, journey }) => !holds.hasReached(journey.session) && !mayBeMissed(step));
+  const late = () => waiting().map(({ step }) => nameOf(step));
   await expect.poll(late, { timeout: PATIENCE_MS }).toEqual([]);
   return travels;
 };
@@ -75,13 +81,22 @@ interface Ending {
 
 type IsOver = (seen: Migration) => boolean;
 
-/** Waits until both machines have no more to say about it, and looks where the guest runs. */
-const endingOf = async ({ here, there }: Crossing, { step, journey }: Travel, isOver: IsOver): Promise<Ending> => {
+/**
+ * Waits until both machines have no more to say about it, and looks where the guest runs.
+ * @param lost the machine that has lost its power
+ */
+const endingOf = async (
+  { here, there }: Crossing,
+  { step, journey }: Travel,
+  isOver: IsOver,
+  lost: Place | null = null,
+): Promise<Ending> => {
   const seen = () => Promise.all([journey.seenBy(here), journey.seenBy(there)]);
   const pending = async () => (await seen()).filter((half) => half !== null && !isOver(half)).map((half) => half?.phase);
   await expect.poll(pending, { timeout: PATIENCE_MS, interval: 200, message: nameOf(step) }).toEqual([]);
   const [source, destination] = (await seen()).map((half) => half?.standing ?? null);
-  const runs = await journey.runsAt(source === STAYED || destination === COMMITTED ? PATIENCE_MS : SILENCE_MS);
+  const isLost = lost === 'here' ? destination !== COMMITTED : lost === 'there' && source === SENT;
+  const runs = await journey.runsAt(isLost ? SILENCE_MS : PATIENCE_MS);
   return { step: nameOf(step), runs, isWhole: journey.isWhole, source: source ?? null, destination: destination ?? null };
 };
 
@@ -114,9 +129,11 @@ describe('a link that is cut at each step of the protocol, and heals', () => {
       return { ...ending, refusal: (await travel.journey.refusal)?.reason ?? null, begins: BEGINNING.has(travel.step.what) };
     };
     for (const { step, begins, refusal, ...ending } of await Promise.all(travels.map(moved))) {
-      const place = begins && refusal !== null ? 'here' : 'there';
-      expect({ step, ...ending, runs: ending.runs.join() }).toMatchObject({ step, runs: place, isWhole: true });
-      if (place === 'there') expect(ending).toMatchObject({ source: SENT, destination: COMMITTED });
+      const isGone = ending.source === SENT;
+      expect({ step, ...ending }).toMatchObject({ step, runs: [isGone ? 'there' : 'here'], isWhole: true });
+      expect(ending.destination === COMMITTED, step).toBe(isGone);
+      if (!begins) expect(isGone, step).toBe(true);
+      if (refusal !== null) expect(isGone, `${step}: ${refusal}`).toBe(false);
     }
     await leavesNothing(crossing, travels);
   });
@@ -134,7 +151,7 @@ describe('SIGKILL at each step of the protocol', () => {
     await crossing.startAgain(side);
     const endings = await Promise.all(
       travels.map(async (travel, index) => ({
-        ...(await endingOf(crossing, travel, ({ standing }) => FINAL.includes(standing))),
+        ...(await endingOf(crossing, travel, ({ standing }) => FINAL.includes(standing), side)),
         wasCommitted: before[index]?.standing === COMMITTED,
       })),
     );

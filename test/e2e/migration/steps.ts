@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Side } from './frame-reader.js';
 import type { Meddler, Passage } from './middle.js';
 
@@ -11,6 +12,13 @@ export interface Step {
 
 const BY_THE_CLOCK: ReadonlySet<string> = new Set(['ask', 'standing', 'ack', 'settled']);
 
+/** So long the first pages take, so that the guest writes to one of them, which is then sent again when it is stopped. */
+const COPYING_MS = 500;
+
+const copying = async ({ what, ordinal }: Passage): Promise<void> => {
+  if (what === 'pages' && ordinal === 1) await delay(COPYING_MS);
+};
+
 export const nameOf = ({ from, what, ordinal }: Step): string => `${from}: ${what} ${ordinal}`;
 
 /** Whether what passes is a step. */
@@ -20,8 +28,9 @@ const isStep = ({ what, ordinal }: Passage): boolean => ordinal === 1 || !BY_THE
 export class StepRecorder {
   readonly steps: Step[] = [];
 
-  readonly meddler: Meddler = (passage) => {
+  readonly meddler: Meddler = async (passage) => {
     if (isStep(passage)) this.steps.push(passage);
+    await copying(passage);
     return [passage.bytes];
   };
 }
@@ -65,6 +74,7 @@ export class StepHolds {
       hold.reached = true;
       await hold.released;
     }
+    await copying(passage);
     return [passage.bytes];
   };
 }
