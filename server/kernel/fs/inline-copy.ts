@@ -13,6 +13,9 @@ interface Segment {
   written: boolean;
 }
 
+/** Where in its segment an inline address lies. */
+const offsetOf = (address: bigint): number => Number((address - INLINE_BASE) % SEGMENT_SPAN);
+
 /**
  * Bytes that came with a call instead of lying in its process's memory. They get addresses for the duration of the
  * call; every other address is the process's. What the kernel writes to them goes back with the reply.
@@ -50,18 +53,18 @@ export class InlineCopy implements UserCopy {
 
   copyIn(address: bigint, length: number): Result<Uint8Array> {
     if (address < INLINE_BASE) return this.process.copyIn(address, length);
-    const window = this.window(address, length, false);
-    return failed(window) ? window : window.slice();
+    const segment = this.reach(address, length, false);
+    const offset = offsetOf(address);
+    return failed(segment) ? segment : segment.data.slice(offset, offset + length);
   }
 
   copyOut(address: bigint, bytes: Uint8Array): Failure | null {
     this.dirty = true;
     if (address < INLINE_BASE) return this.process.copyOut(address, bytes);
-    const window = this.window(address, bytes.length, true);
-    if (failed(window)) return window;
-    window.set(bytes);
-    const segment = this.segmentAt(address);
-    if (segment !== undefined) segment.written = true;
+    const segment = this.reach(address, bytes.length, true);
+    if (failed(segment)) return segment;
+    segment.data.set(bytes, offsetOf(address));
+    segment.written = true;
     return null;
   }
 
@@ -74,10 +77,10 @@ export class InlineCopy implements UserCopy {
     return this.segments[Number((address - INLINE_BASE) / SEGMENT_SPAN)];
   }
 
-  private window(address: bigint, length: number, write: boolean): Result<Uint8Array> {
+  /** The segment that has `length` bytes at `address`, or can be grown to. */
+  private reach(address: bigint, length: number, write: boolean): Result<Segment> {
     const segment = this.segmentAt(address);
-    const offset = Number((address - INLINE_BASE) % SEGMENT_SPAN);
-    const end = offset + length;
+    const end = offsetOf(address) + length;
     if (segment !== undefined && write && segment.grows && end > segment.data.length && end <= GROWTH_MAX) {
       const grown = new Uint8Array(end);
       grown.set(segment.data);
@@ -88,7 +91,7 @@ export class InlineCopy implements UserCopy {
         needed: `${end} bytes`,
         given: `${segment?.data.length ?? 0} bytes`,
       });
-    return segment.data.subarray(offset, end);
+    return segment;
   }
 }
 

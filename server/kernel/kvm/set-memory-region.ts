@@ -3,7 +3,7 @@ import { Failure, failed, type Result } from '../failure.js';
 import type { IoctlArg } from '../fs/ioctl-arg.js';
 import { TASK_SIZE } from '../mm/address-space.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep } from '../sched/wait.js';
+import { andThen, type MaySleep, type MightSleep } from '../sched/wait.js';
 import { KVM_DIRTY_LOG, KVM_MEM } from '../uapi/constants.js';
 import { kvm_userspace_memory_region, kvm_userspace_memory_region2 } from '../uapi/kvm-structs.js';
 import type { StructValue } from '../uapi/struct.js';
@@ -16,6 +16,9 @@ import { kvmMmuSlotRemoveWriteAccess, kvmMmuZapMemslot } from './x86/mmu.js';
 type Region = StructValue<typeof kvm_userspace_memory_region2>;
 
 const PAGE = BigInt(PAGE_SIZE);
+/** What 64 bits do not hold any more. */
+const U64_END = 2n ** 64n;
+const USER_END = BigInt(TASK_SIZE);
 /** Flags that the first form knows. */
 const REGION1_FLAGS = KVM_MEM.LOG_DIRTY_PAGES | KVM_MEM.READONLY;
 /** First frame above `kvm_mmu_max_gfn`, of a host with 48 physical address bits. */
@@ -42,13 +45,13 @@ const checkRegion = (vm: Vm, region: Region): Failure | null => {
   if ((flags & ~valid) !== 0) return refuse('MEMSLOT_FLAGS', 'flags', `bits of ${hex(valid)}`);
   if (size % PAGE !== 0n) return refuse('MEMSLOT_SIZE_UNALIGNED', 'memory_size', 'a multiple of 4096');
   if (gpa % PAGE !== 0n) return refuse('MEMSLOT_GPA_UNALIGNED', 'guest_phys_addr', 'a multiple of 4096');
-  if (hva % PAGE !== 0n || hva + size > BigInt(TASK_SIZE))
+  if (hva % PAGE !== 0n || hva + size > USER_END)
     return refuse('MEMSLOT_USERSPACE_ADDR', 'userspace_addr', `a multiple of 4096 with its end up to ${hex(TASK_SIZE)}`);
-  if ((flags & KVM_MEM.GUEST_MEMFD) !== 0 && (offset % PAGE !== 0n || offset + size >= 2n ** 64n))
+  if ((flags & KVM_MEM.GUEST_MEMFD) !== 0 && (offset % PAGE !== 0n || offset + size >= U64_END))
     return refuse('GUEST_MEMFD_OFFSET', 'guest_memfd_offset', 'a multiple of 4096 without wrap');
   if (slot >>> 16 >= KVM_ADDRESS_SPACE_NUM)
     return refuse('MEMSLOT_ADDRESS_SPACE', 'slot', `bits 31:16 below ${KVM_ADDRESS_SPACE_NUM}`);
-  if (gpa + size >= 2n ** 64n && size !== 0n)
+  if (gpa + size >= U64_END && size !== 0n)
     return refuse('MEMSLOT_GPA_WRAPS', 'memory_size', 'guest_phys_addr + memory_size below 2^64');
   if (size / PAGE > BigInt(KVM_MEM_MAX_NR_PAGES))
     return refuse('MEMSLOT_TOO_LARGE', 'memory_size', `${KVM_MEM_MAX_NR_PAGES} pages`);
@@ -56,26 +59,28 @@ const checkRegion = (vm: Vm, region: Region): Failure | null => {
 };
 
 /** KVM_SET_USER_MEMORY_REGION: the fields that only the second form has are zero. */
-export function* setUserMemoryRegion(current: Task, vm: Vm, arg: IoctlArg): MightSleep<Result<number>> {
+export const setUserMemoryRegion = (current: Task, vm: Vm, arg: IoctlArg): MaySleep<Result<number>> => {
   const region = copyStruct(arg, kvm_userspace_memory_region);
   if (failed(region)) return region;
-  if ((region.flags & ~REGION1_FLAGS) !== 0)
+  const { slot, flags, guest_phys_addr, memory_size, userspace_addr } = region;
+  if ((flags & ~REGION1_FLAGS) !== 0)
     return new Failure('EINVAL', 'MEMSLOT_FLAGS', 'kvm_vm_ioctl', {
       field: 'flags',
-      given: hex(region.flags),
+      given: hex(flags),
       allowed: `bits of ${hex(REGION1_FLAGS)}`,
     });
-  return yield* setMemoryRegion(current, vm, { ...region, guest_memfd_offset: 0n, guest_memfd: 0 });
-}
+  const wide = { slot, flags, guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset: 0n, guest_memfd: 0 };
+  return setMemoryRegion(current, vm, wide);
+};
 
 /** KVM_SET_USER_MEMORY_REGION2. */
-export function* setUserMemoryRegion2(current: Task, vm: Vm, arg: IoctlArg): MightSleep<Result<number>> {
+export const setUserMemoryRegion2 = (current: Task, vm: Vm, arg: IoctlArg): MaySleep<Result<number>> => {
   const region = copyStruct(arg, kvm_userspace_memory_region2);
-  return failed(region) ? region : yield* setMemoryRegion(current, vm, region);
-}
+  return failed(region) ? region : setMemoryRegion(current, vm, region);
+};
 
 /** `kvm_vm_ioctl_set_memory_region` and `kvm_set_memory_region`. */
-function* setMemoryRegion(current: Task, vm: Vm, region: Region): MightSleep<Result<number>> {
+const setMemoryRegion = (current: Task, vm: Vm, region: Region): MaySleep<Result<number>> => {
   const id = region.slot & 0xffff;
   if (id >= KVM_USER_MEM_SLOTS)
     return new Failure('EINVAL', 'MEMSLOT_NUMBER', 'kvm_vm_ioctl_set_memory_region', {
@@ -83,36 +88,26 @@ function* setMemoryRegion(current: Task, vm: Vm, region: Region): MightSleep<Res
       given: String(region.slot),
       allowed: `bits 15:0 below ${KVM_USER_MEM_SLOTS}`,
     });
-  yield* vm.slotsLock.lock(current);
-  const result = checkRegion(vm, region) ?? (yield* change(current, vm, id, region));
-  vm.slotsLock.unlock(current);
-  return result ?? 0;
-}
+  const changed = vm.slotsLock.with(current, () => checkRegion(vm, region) ?? change(current, vm, id, region));
+  return andThen(changed, (refused): Result<number> => refused ?? 0);
+};
 
 /** Which of KVM_MR_CREATE, DELETE, MOVE and FLAGS_ONLY it is, and whether the slots allow it. */
-function* change(current: Task, vm: Vm, id: number, region: Region): MightSleep<Failure | null> {
+const change = (current: Task, vm: Vm, id: number, region: Region): MaySleep<Failure | null> => {
   const refuse = (reason: string): Failure =>
     new Failure('EINVAL', reason, 'kvm_set_memory_region', { object: `vm ${vm.id}`, slot: String(id) });
   const old = vm.memslots.get(id);
-  if (region.memory_size === 0n) {
-    if (old === undefined) return refuse('MEMSLOT_NOT_FOUND');
-    yield* remove(current, vm, old);
-    return null;
-  }
+  if (region.memory_size === 0n) return old === undefined ? refuse('MEMSLOT_NOT_FOUND') : remove(current, vm, old);
   const base = gfn(Number(region.guest_phys_addr / PAGE));
   const npages = Number(region.memory_size / PAGE);
-  if (old === undefined) return overlapping(vm, base, npages, id) ?? (yield* create(current, vm, id, base, npages, region));
+  if (old === undefined) return overlapping(vm, base, npages, id) ?? create(current, vm, id, base, npages, region);
   if (((region.flags | old.flags) & KVM_MEM.GUEST_MEMFD) !== 0) return refuse('GUEST_MEMFD_MEMSLOT_IMMUTABLE');
   if (BigInt(old.userspaceAddr) !== region.userspace_addr || old.npages !== npages) return refuse('MEMSLOT_RESIZED');
   if (((region.flags ^ old.flags) & KVM_MEM.READONLY) !== 0) return refuse('MEMSLOT_READONLY_CHANGED');
-  if (base !== old.baseGfn) {
-    const refused = overlapping(vm, base, npages, id) ?? aboveMaximum(base, npages);
-    if (refused === null) yield* move(current, vm, old, base, region.flags);
-    return refused;
-  }
-  if (region.flags !== old.flags) yield* setFlags(current, vm, old, region.flags);
-  return null;
-}
+  if (base !== old.baseGfn)
+    return overlapping(vm, base, npages, id) ?? aboveMaximum(base, npages) ?? move(current, vm, old, base, region.flags);
+  return region.flags === old.flags ? null : setFlags(current, vm, old, region.flags);
+};
 
 const overlapping = (vm: Vm, base: Gfn, npages: number, id: number): Failure | null => {
   if (!vm.memslots.overlaps(base, npages, id)) return null;
@@ -164,31 +159,33 @@ function* invalidate(current: Task, vm: Vm, slot: Memslot): MightSleep<void> {
 }
 
 /** KVM_MR_DELETE. */
-function* remove(current: Task, vm: Vm, slot: Memslot): MightSleep<void> {
+function* remove(current: Task, vm: Vm, slot: Memslot): MightSleep<null> {
   yield* invalidate(current, vm, slot);
   vm.memslots.remove(slot);
   yield* activated(current, vm);
   slot.free();
+  return null;
 }
 
 /** KVM_MR_MOVE; the dirty log may be switched on or off at the same time, and else moves along. */
-function* move(current: Task, vm: Vm, slot: Memslot, base: Gfn, flags: number): MightSleep<void> {
+function* move(current: Task, vm: Vm, slot: Memslot, base: Gfn, flags: number): MightSleep<null> {
   yield* invalidate(current, vm, slot);
   vm.memslots.remove(slot);
   slot.moveTo(base);
   slot.invalid = false;
   vm.memslots.add(slot);
-  yield* setFlags(current, vm, slot, flags);
+  return yield* setFlags(current, vm, slot, flags);
 }
 
 /** KVM_MR_FLAGS_ONLY: only the dirty log can change. */
-function* setFlags(current: Task, vm: Vm, slot: Memslot, flags: number): MightSleep<void> {
+function* setFlags(current: Task, vm: Vm, slot: Memslot, flags: number): MightSleep<null> {
   const logged = slot.logsDirty;
   slot.flags = flags;
   if (slot.logsDirty && !logged) startDirtyLog(vm, slot);
   if (!slot.logsDirty) slot.freeDirtyBitmap();
   vm.memslots.changed();
   yield* activated(current, vm);
+  return null;
 }
 
 /** `kvm_prepare_memory_region` and `kvm_mmu_slot_apply_flags`: every page's next write is to be seen. */

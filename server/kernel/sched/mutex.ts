@@ -1,6 +1,6 @@
 import { Failure } from '../failure.js';
 import type { Task } from './task.js';
-import { type MaySleep, type MightSleep, RESCHED, sleeps, WaitQueue } from './wait.js';
+import { type MaySleep, type MightSleep, RESCHED, sleeps, stepsOf, WaitQueue } from './wait.js';
 
 /** `struct mutex`: sleeping lock with an owner; waiters get it in the order in which they came. */
 export class Mutex {
@@ -45,9 +45,31 @@ export class Mutex {
     return null;
   }
 
-  /** Runs `body` between `mutex_lock_killable` and `mutex_unlock`: at once where nobody has the lock and `body` need not wait. */
+  /** Runs `body` between `mutex_lock` and `mutex_unlock`: at once where nobody has the lock and `body` need not wait. */
+  with<T>(current: Task, body: () => MaySleep<T>): MaySleep<T> {
+    return this.lockedAtOnce(current) ? this.runLocked(current, body) : this.lockAndRun(current, body);
+  }
+
+  /** The same with `mutex_lock_killable`. */
   withKillable<T>(current: Task, body: () => MaySleep<T>): MaySleep<T | Failure> {
-    if (current.scheduler.preemptAtLocks || !this.tryLock(current)) return this.waitAndRun(current, body);
+    return this.lockedAtOnce(current) ? this.runLocked(current, body) : this.lockKillableAndRun(current, body);
+  }
+
+  private lockedAtOnce(current: Task): boolean {
+    return !current.scheduler.preemptAtLocks && this.tryLock(current);
+  }
+
+  private *lockAndRun<T>(current: Task, body: () => MaySleep<T>): MightSleep<T> {
+    yield* this.lock(current);
+    return yield* stepsOf(this.runLocked(current, body));
+  }
+
+  private *lockKillableAndRun<T>(current: Task, body: () => MaySleep<T>): MightSleep<T | Failure> {
+    const killed = yield* this.lockKillable(current);
+    return killed ?? (yield* stepsOf(this.runLocked(current, body)));
+  }
+
+  private runLocked<T>(current: Task, body: () => MaySleep<T>): MaySleep<T> {
     let result: MaySleep<T>;
     try {
       result = body();
@@ -55,23 +77,12 @@ export class Mutex {
       this.unlock(current);
       throw error;
     }
-    if (sleeps(result)) return this.runLocked(current, result);
+    if (sleeps(result)) return this.unlockAfter(current, result);
     this.unlock(current);
     return result;
   }
 
-  private *waitAndRun<T>(current: Task, body: () => MaySleep<T>): MightSleep<T | Failure> {
-    const killed = yield* this.lockKillable(current);
-    if (killed !== null) return killed;
-    try {
-      const result = body();
-      return sleeps(result) ? yield* result : result;
-    } finally {
-      this.unlock(current);
-    }
-  }
-
-  private *runLocked<T>(current: Task, steps: MightSleep<T>): MightSleep<T> {
+  private *unlockAfter<T>(current: Task, steps: MightSleep<T>): MightSleep<T> {
     try {
       return yield* steps;
     } finally {

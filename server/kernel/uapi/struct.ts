@@ -154,6 +154,12 @@ export const struct = <F extends Fields>(name: string, size: number, fields: F):
   for (const [field, { offset, size: length }] of entries)
     if (offset + length > size) throw new Error(`${name}.${field} lies beyond the structure's ${size} bytes`);
   let scratch: { readonly bytes: Uint8Array; readonly view: DataView } | null = null;
+  /** A copy of the bytes: a view of a short array of their own would have them moved out of the heap first, which costs more. */
+  const viewOfCopy = (data: Uint8Array): DataView => {
+    scratch ??= newScratch(size);
+    scratch.bytes.set(data);
+    return scratch.view;
+  };
   const writeTo = (view: DataView, value: Partial<ValueOf<F>>, base: number): void => {
     for (const [field, codec] of entries) {
       const item = value[field];
@@ -165,7 +171,7 @@ export const struct = <F extends Fields>(name: string, size: number, fields: F):
     size,
     fields,
     decode: (data, base = 0) => {
-      const view = viewOf(data);
+      const view = base === 0 && data.length === size ? viewOfCopy(data) : viewOf(data);
       const value: Partial<Record<keyof F, unknown>> = {};
       for (const [field, codec] of entries) value[field] = codec.get(view, base);
       return decoded<F>(value);

@@ -70,7 +70,8 @@ export const u32Entry: EntryCodec = {
 export const structArg = (struct: Struct<Fields>, options: StructArgOptions = {}): ArgCodec => {
   const { pointers = [], tail, descriptors = [], answer = struct } = options;
 
-  const encode: ArgCodec['encode'] = (message, inline, path) => {
+  /** The message with what it may leave out. */
+  const completed = (message: Message, inline: InlineCopy): Record<string, unknown> => {
     const complete: Record<string, unknown> = { ...message };
     for (const member of descriptors) complete[member] = given(message[member]) ? message[member] : -1;
     for (const { member, length } of pointers) {
@@ -78,11 +79,14 @@ export const structArg = (struct: Struct<Fields>, options: StructArgOptions = {}
       if (length !== undefined && !given(message[length])) complete[length] = data.length;
       if (!given(message[member])) complete[member] = pointTo(inline, data, length === undefined ? 1 : Number(complete[length]));
     }
-    if (tail === undefined) {
-      const head = encodeStruct(struct, complete, path);
-      return failed(head) ? head : inline.placeGrowing(head);
-    }
-    return encodeTail(struct, complete, tail, inline, path);
+    return complete;
+  };
+
+  const saysAll = pointers.length === 0 && descriptors.length === 0;
+  const encode: ArgCodec['encode'] = (message, inline, path) => {
+    if (tail !== undefined) return encodeTail(struct, completed(message, inline), tail, inline, path);
+    const head = encodeStruct(struct, saysAll ? message : completed(message, inline), path);
+    return failed(head) ? head : inline.placeGrowing(head);
   };
 
   const decode: ArgCodec['decode'] = (argument, inline) => {

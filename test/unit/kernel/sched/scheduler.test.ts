@@ -5,13 +5,13 @@ import { SIGKILL, Thread } from '../../../../server/kernel/process/thread.js';
 import { Mutex } from '../../../../server/kernel/sched/mutex.js';
 import { Scheduler } from '../../../../server/kernel/sched/scheduler.js';
 import type { Task } from '../../../../server/kernel/sched/task.js';
-import { type MightSleep, RESCHED, WaitQueue, type Wake } from '../../../../server/kernel/sched/wait.js';
+import { type MaySleep, type MightSleep, RESCHED, WaitQueue, type Wake } from '../../../../server/kernel/sched/wait.js';
 
 const SIGUSR1 = 10;
 
 const setUp = (scheduler = new Scheduler()) => {
   const process = new Process(7, null);
-  const start = <T>(body: (current: Task) => MightSleep<T>, thread?: Thread) => {
+  const start = <T>(body: (current: Task) => MaySleep<T>, thread?: Thread) => {
     const outcome: { result?: T } = {};
     const task = scheduler.start(process, 'test', body, (result) => Object.assign(outcome, { result }), thread);
     return { task, outcome };
@@ -155,6 +155,41 @@ describe('a mutex', () => {
       });
     scheduler.run();
     expect(order).toEqual(['b before', 'b inside', 'a before', 'a inside']);
+  });
+
+  it('is held just as long as what is run with it, which ends at once where nothing makes it wait', () => {
+    const { scheduler, start } = setUp();
+    const mutex = new Mutex('m');
+    const order: string[] = [];
+    const inside = (name: string, waits: boolean) =>
+      start((current) =>
+        mutex.with(current, () => {
+          order.push(`${name} ${mutex.heldBy(current)}`);
+          return waits ? resched(name) : name;
+        }),
+      );
+    function* resched(name: string): MightSleep<string> {
+      yield RESCHED;
+      return name;
+    }
+    expect(inside('a', false).outcome.result).toBe('a');
+    expect(mutex.locked).toBe(false);
+    const waiting = [inside('b', true), inside('c', false), inside('d', true)];
+    expect(order).toEqual(['a true', 'b true']);
+    scheduler.run();
+    expect(waiting.map(({ outcome }) => outcome.result)).toEqual(['b', 'c', 'd']);
+    expect(order).toEqual(['a true', 'b true', 'c true', 'd true']);
+    expect(mutex.locked).toBe(false);
+  });
+
+  it('is free again after what is run with it has thrown', () => {
+    const { start } = setUp();
+    const mutex = new Mutex('m');
+    const broken = (): never => {
+      throw new Error('broken');
+    };
+    expect(() => start((current) => mutex.with(current, broken))).toThrow('broken');
+    expect(mutex.locked).toBe(false);
   });
 
   it('throws when a task unlocks what it does not hold', () => {
