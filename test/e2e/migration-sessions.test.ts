@@ -106,8 +106,10 @@ describe('a session', () => {
     await using hosts = await startHosts();
     const { here, there } = hosts;
     const session = await sendVm((await plainGuest(here)).vm, { to: there.process, limits: SLOW });
-    const [listed] = await here.simkvm.migrations.list();
-    expect(listed).toMatchObject({ session, half: MigrationHalf.MIGRATION_HALF_SOURCE, phase: 'copying', connected: true });
+    const listed = async () => (await here.simkvm.migrations.list())[0];
+    // The destination has yet to accept when SendVm answers.
+    const copying = { session, half: MigrationHalf.MIGRATION_HALF_SOURCE, phase: 'copying', connected: true };
+    await expect.poll(listed).toMatchObject(copying);
     expect(await there.simkvm.migrations.get(session)).toMatchObject({ half: MigrationHalf.MIGRATION_HALF_DESTINATION });
     await expect(here.simkvm.migrations.get('another')).rejects.toMatchObject({ errno: 'ENOENT' });
     await here.simkvm.migrations.cancel(session);
