@@ -11,6 +11,7 @@ const ERROR_INFO_URL = 'type.googleapis.com/google.rpc.ErrorInfo';
 export type DeathCause =
   | { readonly kind: 'moved'; readonly toVmId: number; readonly byPid: number }
   | { readonly kind: 'sent'; readonly session: string }
+  | { readonly kind: 'discarded' }
   | { readonly kind: 'bugged'; readonly check: string };
 
 interface KvmErrorInit {
@@ -90,6 +91,7 @@ export class KvmError extends Error {
     if (moved !== null) return { kind: 'moved', toVmId: Number(moved[1]), byPid: Number(moved[2]) };
     const sent = /^sent to another host in migration (.*)$/.exec(text);
     if (sent !== null) return { kind: 'sent', session: sent[1] ?? '' };
+    if (text === 'discarded by a migration that did not arrive') return { kind: 'discarded' };
     const bugged = /^bugged by (.*)$/.exec(text);
     return bugged === null ? null : { kind: 'bugged', check: bugged[1] ?? '' };
   }

@@ -28,6 +28,8 @@ const renderVms = (vms: readonly VmSummary[]): string =>
 
 const causeOf = ({ death_cause }: Vm): string => {
   if (death_cause?.moved) return `, moved to VM ${death_cause.moved.to_vm_id} by pid ${death_cause.moved.by_pid}`;
+  if (death_cause?.sent) return `, sent to another host in migration ${death_cause.sent.session}`;
+  if (death_cause?.discarded) return ', discarded by a migration that did not arrive';
   return death_cause?.bugged ? `, bugged by ${death_cause.bugged.check}` : '';
 };
 

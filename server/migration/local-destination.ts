@@ -3,6 +3,7 @@ import { Failure, failed, type Result } from '../kernel/failure.js';
 import { type File, OPEN } from '../kernel/fs/file.js';
 import { inlineArg } from '../kernel/fs/inline-copy.js';
 import type { Kernel } from '../kernel/kernel.js';
+import { markDiscarded } from '../kernel/kvm/discarded.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import { VmFile } from '../kernel/kvm/vm-file.js';
 import { VmPause } from '../kernel/kvm/vm-pause.js';
@@ -227,7 +228,11 @@ const destinationGuest = (
     },
     prepare: () => own.prepare(),
     release: () => reception.pause?.release(),
-    destroy: () => reception.undo(),
+    destroy: () => {
+      // A KVM_RUN may wait for the pause to end; it must not find a guest.
+      markDiscarded(vm);
+      reception.undo();
+    },
   };
 };
 

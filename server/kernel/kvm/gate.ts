@@ -53,5 +53,6 @@ export const gate = (current: Task, vm: Vm, call: GatedCall): Admission => {
   const { life } = vm;
   if (life.kind === 'alive') return RUN;
   if (life.kind === 'moved') return life.policy.admit(vm, call);
-  return refuse(new Failure('EIO', 'VM_BUGGED', `kvm_${call.scope}_ioctl`, deathDetails(vm)));
+  const reason = life.cause.kind === 'discarded' ? 'VM_DISCARDED' : 'VM_BUGGED';
+  return refuse(new Failure('EIO', reason, `kvm_${call.scope}_ioctl`, deathDetails(vm)));
 };

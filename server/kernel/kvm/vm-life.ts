@@ -5,6 +5,8 @@ export type DeathCause =
   | { readonly kind: 'moved'; readonly toVm: number; readonly byPid: number }
   /** The guest belongs to another host; `session` is the migration's number. */
   | { readonly kind: 'sent'; readonly session: string }
+  /** A copy that a migration has made and given up before the guest was this host's. */
+  | { readonly kind: 'discarded' }
   | { readonly kind: 'bugged'; readonly check: string };
 
 /**
@@ -22,6 +24,8 @@ export const describeDeath = (cause: DeathCause): string => {
       return `moved to VM ${cause.toVm} by pid ${cause.byPid}`;
     case 'sent':
       return `sent to another host in migration ${cause.session}`;
+    case 'discarded':
+      return 'discarded by a migration that did not arrive';
     case 'bugged':
       return `bugged by ${cause.check}`;
   }

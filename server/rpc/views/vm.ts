@@ -59,6 +59,8 @@ const deathView = ({ life }: Vm): VmInit['death_cause'] => {
       return { moved: { to_vm_id: cause.toVm, by_pid: cause.byPid } };
     case 'sent':
       return { sent: { session: cause.session } };
+    case 'discarded':
+      return { discarded: {} };
     case 'bugged':
       return { bugged: { check: cause.check } };
   }
