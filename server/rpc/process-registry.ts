@@ -1,4 +1,4 @@
-import type { Entropy } from '../hardware/entropy.js';
+import { randomBytes } from 'node:crypto';
 import { Failure, type Result } from '../kernel/failure.js';
 import type { Kernel } from '../kernel/kernel.js';
 import type { Process } from '../kernel/process/process.js';
@@ -52,12 +52,9 @@ const noSuchPid = (pid: number): Failure =>
 export class ProcessRegistry {
   private readonly byToken = new Map<string, Entry>();
   private readonly byPid = new Map<number, Entry>();
-  private readonly entropy: Entropy;
   private readonly watchers: ((process: Process) => void)[] = [];
 
-  constructor(private readonly kernel: Kernel) {
-    this.entropy = kernel.entropy.fork('process tokens');
-  }
+  constructor(private readonly kernel: Kernel) {}
 
   /** A new process under a lease, or one without (grpcurl). */
   create(kind: 'attached' | 'spawned'): Result<Holder> {
@@ -172,7 +169,8 @@ export class ProcessRegistry {
   }
 
   private add(process: Process, lease: Lease): Holder {
-    const token = Buffer.from(this.entropy.bytes(16)).toString('hex');
+    // Not from the host's seed: it is public, and a token of one start of the daemon must mean nothing to the next.
+    const token = randomBytes(16).toString('hex');
     const entry: Entry = { process, token, lease, consent: new Map(), notify: () => {} };
     this.byPid.set(process.pid, entry);
     this.byToken.set(token, entry);
