@@ -6,9 +6,9 @@ import { SummaryReporter } from './tools/summary-reporter.js';
  * `vitest run` runs all. Everything below `rpc` is deterministic and single-threaded, so a worker for each of two cores
  * is the right size: more workers would only make daemons of the e2e tests wait for each other.
  */
-const room = (name: string, testTimeout: number, retry = 0) => ({
+const room = (name: string, testTimeout: number) => ({
   extends: true as const,
-  test: { name, include: [`test/${name}/**/*.test.ts`], testTimeout, hookTimeout: testTimeout, retry },
+  test: { name, include: [`test/${name}/**/*.test.ts`], testTimeout, hookTimeout: testTimeout },
 });
 
 export default defineConfig({
@@ -21,8 +21,7 @@ export default defineConfig({
       room('conformance', 120_000),
       room('differential', 120_000),
       room('simulation', 300_000),
-      // Real daemons with real time limits: on a machine that is busy with something else a limit may end what a test holds up.
-      room('e2e', 300_000, 2),
+      room('e2e', 300_000),
     ],
   },
 });
