@@ -102,7 +102,7 @@ export class Source {
     if ((phase !== 'copying' && phase !== 'draining') || !this.link.hasCredit(stream)) return null;
     const wait = phase === 'copying' ? (this.bucket?.waitMs(nowMs) ?? 0) : 0;
     if (wait > 0) return wait;
-    const batch = this.guest.next(this.limits.batchPages);
+    const batch = this.guest.next(phase === 'copying' ? this.affordablePages : this.limits.batchPages);
     if (failed(batch)) {
       this.cancel(batch.reason);
       return null;
@@ -114,6 +114,12 @@ export class Source {
     this.bucket?.take(batch.gfns.length * PAGE_SIZE);
     this.progress.sent(travelling, nowMs);
     return 0;
+  }
+
+  /** Pages of the next message while the guest runs: a low limit of bandwidth is no reason for bursts of a whole batch. */
+  private get affordablePages(): number {
+    const { batchPages } = this.limits;
+    return this.bucket === null ? batchPages : Math.max(1, Math.min(batchPages, Math.floor(this.bucket.available / PAGE_SIZE)));
   }
 
   receive(frame: Frame, nowMs: number): void {

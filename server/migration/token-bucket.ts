@@ -17,6 +17,11 @@ export class TokenBucket {
     return this.tokens > 0 ? 0 : Math.ceil((1 - this.tokens) / this.perMs);
   }
 
+  /** Bytes that may be taken now without overdrawing it; below 0: it is overdrawn. */
+  get available(): number {
+    return this.tokens;
+  }
+
   take(bytes: number): void {
     this.tokens -= bytes;
   }

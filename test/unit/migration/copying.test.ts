@@ -37,6 +37,8 @@ interface Shape {
 /** A migration of a guest that does nothing but write, over a wire of a given speed. */
 class Copying {
   nowMs = 0;
+  /** Pages of the largest message. */
+  largest = 0;
   readonly throttles: number[] = [];
   readonly source: Source;
   private readonly destination: Destination;
@@ -71,6 +73,7 @@ class Copying {
 
   private carry(frame: Frame): void {
     const pages = frame.kind === 'data' && frame.message.kind === 'pages' ? frame.message.batch.gfns.length : 0;
+    this.largest = Math.max(this.largest, pages);
     this.nowMs += pages / this.shape.wirePagesPerMs;
     this.destination.receive(frame);
   }
@@ -152,6 +155,13 @@ describe('statistics', () => {
 });
 
 describe('the bandwidth limit', () => {
+  it('does not become bursts where it is low', () => {
+    const copying = new Copying({ ...QUIET, limits: { bandwidth: 100 * PAGE_SIZE } });
+    expect(copying.run()).toBeGreaterThan(4096 * 10 - 1000);
+    // What 50 ms may bring.
+    expect(copying.largest).toBe(5);
+  });
+
   it('holds while the guest runs', () => {
     const bandwidth = 16_000 * PAGE_SIZE;
     const elapsedMs = new Copying({ ...QUIET, limits: { bandwidth } }).run();
