@@ -1,11 +1,14 @@
 import { performance } from 'node:perf_hooks';
 import { describe, expect, it } from 'vitest';
+import type { JsonObject } from '../conformance/json.js';
+import type { OpResult } from '../conformance/operation.js';
 import { requires } from '../helpers/requirements.js';
 import { describeCase, generateCase } from './guest-code/case.js';
 import { GUEST_EXPLANATIONS } from './guest-code/explained.js';
 import { runGuestCode } from './run-guest-code.js';
 import { runSequences } from './run-sequences.js';
-import { EXPLANATIONS } from './sequences/explained.js';
+import { type Answering, compareSteps } from './sequences/compare.js';
+import { EXPLANATIONS, INJECTION_PENDING } from './sequences/explained.js';
 import { FOCUSES, generateSequence } from './sequences/generate.js';
 import { shrinkList } from './shrink.js';
 
@@ -42,9 +45,34 @@ describe('generated guest code', () => {
 
 describe('explanations', () => {
   it('have a name of their own and a reason each', () => {
-    const all = [...EXPLANATIONS, ...GUEST_EXPLANATIONS];
+    const all = [...EXPLANATIONS, INJECTION_PENDING, ...GUEST_EXPLANATIONS];
     expect(new Set(all.map(({ name }) => name)).size).toBe(all.length);
     for (const { reason } of all) expect(reason.length).toBeGreaterThan(30);
+  });
+});
+
+describe('an irqfd of a line, which the real kernel raises in a work item', () => {
+  const irqfd = { op: 'irqfd', gsi: 4 };
+  const read = { op: 'get_irqchip', chip_id: 0 };
+  const answer = (op: JsonObject, irr: number): OpResult => (op === irqfd ? {} : { irr });
+  const always = (irr: number): Answering => ({ execute: async (op) => answer(op, irr) });
+  /** Pending in the second answer only. */
+  const late = (): Answering => {
+    let reads = 0;
+    return { execute: async (op) => answer(op, op === read ? reads++ : 0) };
+  };
+
+  it('is no difference where the same call answers alike a moment later', async () => {
+    expect(await compareSteps([irqfd, read], late(), always(1))).toEqual({
+      difference: null,
+      steps: 2,
+      explained: [INJECTION_PENDING.name],
+    });
+  });
+
+  it('is one where it does not, or where there is no irqfd', async () => {
+    expect((await compareSteps([irqfd, read], always(0), always(1))).difference?.step).toBe(1);
+    expect((await compareSteps([read], late(), always(1))).difference?.step).toBe(0);
   });
 });
 

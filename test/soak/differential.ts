@@ -7,7 +7,7 @@ import { GUEST_EXPLANATIONS } from '../differential/guest-code/explained.js';
 import { runGuestCode } from '../differential/run-guest-code.js';
 import { runSequences } from '../differential/run-sequences.js';
 import type { StartTested } from '../differential/sequences/compare.js';
-import { EXPLANATIONS } from '../differential/sequences/explained.js';
+import { EXPLANATIONS, INJECTION_PENDING } from '../differential/sequences/explained.js';
 import { countsTable, findingsText, type SoakOptions, type SoakReport } from './report.js';
 
 const MS_PER_MINUTE = 60_000;
@@ -26,7 +26,7 @@ const startOverGrpc =
   };
 
 const reasons = (explained: ReadonlyMap<string, number>): string =>
-  [...EXPLANATIONS, ...GUEST_EXPLANATIONS]
+  [...EXPLANATIONS, INJECTION_PENDING, ...GUEST_EXPLANATIONS]
     .filter(({ name }) => explained.has(name))
     .map(({ name, reason }) => `- \`${name}\`: ${reason}`)
     .join('\n');

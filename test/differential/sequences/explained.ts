@@ -97,3 +97,15 @@ export const EXPLANATIONS: readonly Explanation[] = [
       number(member(simulated.interrupt, 'shadow')) === 3,
   },
 ];
+
+/** Calls that read what an interrupt has changed, and change nothing: they can be made again. */
+const READS_INTERRUPTS: ReadonlySet<Json | undefined> = new Set(['get_irqchip', 'get_lapic', 'get_mp_state']);
+
+/** Not a difference of answers but of the time at which one is asked for. */
+export const INJECTION_PENDING = {
+  name: 'irqfd_injection_pending',
+  reason:
+    'An irqfd of a line raises it in a work item (irqfd_inject) on the real kernel, so it may be seen a moment later; the answer to the same call is the same then.',
+  mayConcern: (op: JsonObject, before: readonly JsonObject[]): boolean =>
+    READS_INTERRUPTS.has(op.op) && before.some((earlier) => earlier.op === 'irqfd'),
+};
