@@ -10,17 +10,24 @@ import type { Process } from '../kernel/process/process.js';
 import type { Task } from '../kernel/sched/task.js';
 import type { MaySleep } from '../kernel/sched/wait.js';
 
-/** Runs something that finds nothing to wait for, as a task of a process; EAGAIN if it has to wait after all. */
-export const atOnce = <T>(kernel: Kernel, process: Process, label: string, body: (current: Task) => MaySleep<T>): Result<T> => {
-  let done: { readonly value: T } | null = null;
-  kernel.scheduler.start(process, label, body, (value) => {
-    done = { value };
+/**
+ * Runs something that finds nothing to wait for, as a task of a process; EAGAIN if it has to wait after all. Where every lock
+ * is a scheduling point, the others have their turns meanwhile.
+ */
+export const atOnce = <T>(
+  { scheduler }: Kernel,
+  process: Process,
+  label: string,
+  body: (current: Task) => MaySleep<T>,
+): Result<T> => {
+  const outcome: { result: { readonly value: T } | null } = { result: null };
+  scheduler.start(process, label, body, (value) => {
+    outcome.result = { value };
   });
-  return resultOf<T>(done, label);
+  while (outcome.result === null && !scheduler.idle) scheduler.run(1);
+  const { result } = outcome;
+  return result === null ? new Failure('EAGAIN', 'MIGRATION_WOULD_WAIT', 'server/migration', { call: label }) : result.value;
 };
-
-const resultOf = <T>(done: { readonly value: T } | null, label: string): Result<T> =>
-  done === null ? new Failure('EAGAIN', 'MIGRATION_WOULD_WAIT', 'server/migration', { call: label }) : done.value;
 
 /** The owner of a VM, in whose name its state is read and written. */
 export const ownerOf = ({ kernel, ownerPid }: Vm): Process => kernel.processes.get(ownerPid) ?? kernel.init;

@@ -44,3 +44,20 @@ describe.each(Object.entries(GUESTS))('a %s guest that counts while it migrates'
     }
   });
 });
+
+describe('between hosts whose calls overtake each other at every lock', () => {
+  it.each(Object.entries(GUESTS))('a %s guest migrates all the same', async (_name, makeGuest) => {
+    await using hosts = await startHosts('--preempt-at-locks');
+    const { here, there } = hosts;
+    const guest = await makeGuest(here);
+    const serial: number[] = [];
+    const running = runWhile(guest, serial, () => true);
+    const { received } = await migrate(guest.vm, { to: there.process });
+    expect(await running).toBe('EIO');
+    const [vcpu] = received.vcpus;
+    if (vcpu === undefined) throw new Error('no vCPU');
+    const left = serial.length;
+    await runWhile({ vm: received.vm, vcpu }, serial, () => serial.length < left + 20);
+    expect(serial).toEqual(upTo(serial.length));
+  });
+});
