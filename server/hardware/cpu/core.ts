@@ -27,6 +27,9 @@ const NO_INTERCEPTS: Intercepts = {
   nonAutomatic: 'exit',
 };
 
+/** The limit of a segment without end. */
+const WHOLE_4_GIB = 0xffffffff;
+
 /**
  * The machine that compiled instructions work on: state, memory, what follows from the mode, the stack, and the few
  * words through which an instruction speaks to the run loop.
@@ -136,8 +139,13 @@ export class Core {
   private codeBase = 0;
   private codeLimit = 0;
 
+  /**
+   * Whether an access that wraps at the end of a segment of 4 GiB raises an exception is left to the processor (Intel SDM 3
+   * 5.3). It raises none here, as in the kernel's instruction emulator (`__linearize`).
+   */
   private deriveLimits(segment: number): void {
-    const limit = this.state.limit[segment];
+    const highest = this.state.limit[segment];
+    const limit = highest === WHOLE_4_GIB ? Number.POSITIVE_INFINITY : highest;
     const attributes = this.state.attributes[segment];
     let readable = true;
     let writable = true;

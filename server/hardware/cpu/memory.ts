@@ -284,10 +284,13 @@ export class LinearMemory {
     }
   }
 
-  /** High half of an address plus a small number: outside long mode addresses wrap at 4 GiB. */
+  /**
+   * High half of an address plus a small number. Outside 64-bit mode what instructions access wraps at 4 GiB; the tables of
+   * long mode may lie above.
+   */
   private highAfter(lo: number, hi: number, add: number): number {
-    if (!this.state.longMode) return 0;
-    return (lo >>> 0) + add >= TWO_32 ? (hi + 1) | 0 : hi;
+    if ((lo >>> 0) + add < TWO_32) return hi;
+    return hi === 0 && !this.state.code64 ? 0 : (hi + 1) | 0;
   }
 
   private writeFrame(entry: TlbEntry, offset: number, bytes: Uint8Array): void {

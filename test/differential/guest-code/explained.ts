@@ -26,8 +26,6 @@ export interface GuestExplanation {
 const ALIGNMENT_CHECK = 1n << 18n;
 const GENERAL_REGISTER = /^r([abcd]x|[sd]i|[sb]p|\d+)$/;
 const STRINGS = [0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf] as const;
-/** From here on an access may wrap. */
-const WRAP_BEGIN = 0xffff_ffc0n;
 /** CS and SS overrides. */
 const CODE_SEGMENT = 0x2e;
 const STACK_SEGMENT = 0x36;
@@ -88,6 +86,8 @@ const hasReadOnlySegment = ({ sregs }: GuestOutcome): boolean =>
   [sregs.ds, sregs.es, sregs.fs, sregs.gs].some(({ type, present }) => present === 1 && ((type & 8) !== 0 || (type & 2) === 0));
 
 const DEBUG_VECTOR = 1;
+/** The handler of #DB has run. */
+const isTrapped = ({ registers: { rip } }: GuestOutcome): boolean => rip === BigInt(LAYOUT.handlers + DEBUG_VECTOR + 1);
 const OPERAND_SIZE = 0x66;
 const OVERFLOW = 1n << 11n;
 const ARITHMETIC_FLAGS = 0x8d5n;
@@ -132,15 +132,6 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     reason:
       'svm resets a vCPU that shuts down, kvm_pvm keeps its registers; and they look at stack and descriptor in another order.',
     explains: ({ real, simulated }) => real.exit === 'SHUTDOWN' && simulated.exit === 'SHUTDOWN',
-  },
-  {
-    name: 'wrap_at_4gib',
-    reason: 'Whether an access that wraps at 4 GiB in a flat segment raises an exception is left to the processor.',
-    explains: ({ guest, real }) =>
-      guest.mode !== 'long' &&
-      (/^MMIO 0xfffffff[0-9a-f] /.test(real.exit) ||
-        real.sregs.cr2 >= WRAP_BEGIN ||
-        guest.registers.some((value) => BigInt.asUintN(32, value) >= WRAP_BEGIN)),
   },
   {
     name: 'segment_check_before_read',
@@ -295,7 +286,13 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
   {
     name: 'trap_after_popf',
     reason: 'kvm_pvm raises the trap of a TF that POPF has set behind POPF; the processor behind the instruction after it.',
-    explains: ({ guest, real }) => uses(guest, [0x9d]) && real.registers.rip === BigInt(LAYOUT.handlers + DEBUG_VECTOR + 1),
+    explains: ({ guest, real }) => uses(guest, [0x9d]) && isTrapped(real),
+  },
+  {
+    name: 'trap_in_repeated_string',
+    reason:
+      'With TF the processor traps after each element of a repeated string instruction; the emulator does the next ones first.',
+    explains: ({ guest, simulated }) => uses(guest, STRINGS) && hasRepeatPrefix(guest) && isTrapped(simulated),
   },
   {
     name: 'endless_loop',

@@ -1,7 +1,15 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { CpuExit, Intercepts } from '../../../../server/hardware/cpu/types.js';
 import type { MemoryKey } from '../../../../server/hardware/dram.js';
-import { createMachine, enterLongMode, identityPageTables, longMode, type Machine, protectedMode } from './machine.js';
+import {
+  createMachine,
+  enterLongMode,
+  flatSegment,
+  identityPageTables,
+  longMode,
+  type Machine,
+  protectedMode,
+} from './machine.js';
 
 const CATCH_ALL: Intercepts = {
   exceptions: -1,
@@ -206,6 +214,51 @@ describe('32-bit paging', () => {
     expect(rax()).toBe(0xdeadbeefn);
     expect(memory.read64(0x20000)).toBe(0x21001n);
     expect(memory.read64(0x21010)).toBe(0xa7n);
+  });
+});
+
+describe('an access that wraps at 4 GiB', () => {
+  const CODE = 'a1feffffff a3fdffffff f4'; // mov eax,[0xfffffffe]; mov [0xfffffffd],eax; hlt
+
+  /** The last page of 4 GiB is the one at 0x6000, the first one itself. */
+  const setUp = (code: string): void => {
+    protectedMode(machine, code);
+    const { memory, cpu } = machine;
+    memory.write(0x20000, '87000000');
+    memory.write(0x20ffc, '07100200');
+    memory.write(0x21ffc, '07600000');
+    memory.write(0x6ffe, 'efbe');
+    memory.write(0, 'adde');
+    cpu.state.cr3 = 0x20000n;
+    cpu.state.cr4 = 0x10n;
+    cpu.state.cr0 = 0x80010011n;
+  };
+  const setUpCompatibility = (code: string): void => {
+    longMode(machine, code);
+    const { memory, cpu } = machine;
+    memory.write64(0x21018, 0x23007n);
+    memory.write64(0x23ff8, 0x24007n);
+    memory.write64(0x24ff8, 0x6007n);
+    memory.write(0x6ffe, 'efbe');
+    memory.write(0, 'adde');
+    cpu.state.setSegment('cs', flatSegment(8, 11, { db: 1 }));
+  };
+
+  it.each([
+    ['protected mode', setUp],
+    ['compatibility mode', setUpCompatibility],
+  ])('goes on at 0 in %s, where the segment has no end', (_mode, enter) => {
+    enter(CODE);
+    expect(run()).toEqual({ kind: 'hlt' });
+    expect(rax()).toBe(0xdeadbeefn);
+    expect(machine.memory.read(0x6ffd, 3)).toBe('efbead');
+    expect(machine.memory.read(0, 1)).toBe('de');
+  });
+
+  it('is #GP in a segment that ends before', () => {
+    setUp(CODE);
+    machine.cpu.state.setSegment('ds', { ...flatSegment(16, 3, { db: 1 }), limit: 0xfffffffe });
+    expect(run()).toEqual({ kind: 'exception', vector: 13, errorCode: 0 });
   });
 });
 
