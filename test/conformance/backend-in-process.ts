@@ -5,7 +5,7 @@ import type { AddressSpace } from '../../server/kernel/mm/address-space.js';
 import type { Process } from '../../server/kernel/process/process.js';
 import type { Thread } from '../../server/kernel/process/thread.js';
 import type { Task } from '../../server/kernel/sched/task.js';
-import type { MightSleep } from '../../server/kernel/sched/wait.js';
+import { type MightSleep, stepsOf } from '../../server/kernel/sched/wait.js';
 import { fallocate, ftruncate } from '../../server/kernel/syscalls/allocate.js';
 import { close, describeFd, dup, fcntl, fstat, open } from '../../server/kernel/syscalls/descriptors.js';
 import { eventfd, pipe } from '../../server/kernel/syscalls/events.js';
@@ -163,10 +163,7 @@ export class InProcessCalls implements SystemCalls {
   async load(address: bigint, length: number): Promise<TouchOutcome> {
     const data =
       this.memory?.load(this.mm, address, length) ??
-      (await this.start(
-        'load',
-        atOnce((current) => readMemory(current, address, length)),
-      ));
+      (await this.start('load', (current) => stepsOf(readMemory(current, address, length))));
     return data instanceof Failure ? touchOutcome(data, NO_BYTES) : touchOutcome(null, data);
   }
 

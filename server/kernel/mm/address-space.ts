@@ -2,6 +2,7 @@ import { PAGE_SIZE, type Uva, uva } from '../../hardware/units.js';
 import { Failure, failed, type Result } from '../failure.js';
 import type { UserCopy } from '../fs/ioctl-arg.js';
 import type { MemoryObject, ObjectMapping } from './memory-object.js';
+import { type MissingPages, PageMissing } from './missing-pages.js';
 import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
 import type { Page } from './page.js';
 import type { PageProvider } from './page-provider.js';
@@ -64,6 +65,8 @@ export class AddressSpace implements UserCopy {
   private readonly ptes = new Map<number, Pte>();
   private readonly notifiers = new Set<MmuNotifier>();
   private readonly writeWatchers = new Set<WriteWatcher>();
+  /** Who still has contents of pages; null: nobody, as nearly always. */
+  private missing: readonly MissingPages[] | null = null;
   private exited = false;
 
   constructor(readonly provider: PageProvider) {}
@@ -174,8 +177,15 @@ export class AddressSpace implements UserCopy {
     return this.covers(start, end) ? null : new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise');
   }
 
-  /** `dup_mmap`: the child's memory. Private pages are shared until one side writes; pinned ones are copied at once. */
+  /**
+   * `dup_mmap`: the child's memory. Private pages are shared until one side writes; pinned ones are copied at once. EAGAIN as
+   * long as pages are missing: whoever has them would have to bring them to both.
+   */
   fork(): Result<AddressSpace> {
+    if (this.missing !== null)
+      return new Failure('EAGAIN', 'PAGES_MISSING', 'dup_userfaultfd', {
+        pages: String(this.missing.reduce((sum, { size }) => sum + size, 0)),
+      });
     const child = new AddressSpace(this.provider);
     for (const area of this.areas) {
       child.insert(area);
@@ -201,6 +211,7 @@ export class AddressSpace implements UserCopy {
   exit(): void {
     if (this.exited) return;
     this.notify(0, TASK_SIZE, 'release');
+    this.forgetMissing(0, TASK_SIZE);
     for (const area of this.areas) this.drop(area);
     this.areas = [];
     this.exited = true;
@@ -248,6 +259,64 @@ export class AddressSpace implements UserCopy {
     page.put();
   }
 
+  /**
+   * `pin_user_pages` of one page for somebody who only reads it: a reference to what is in it now. Who writes to it through this
+   * address space from now on writes to a copy, if it is private memory.
+   */
+  hold(address: number): Result<Page> {
+    const page = this.fault(address, false);
+    if (failed(page)) return page;
+    const pte = this.ptes.get(pageOf(address));
+    if (pte?.writable && !this.find(address)?.shared) {
+      this.notify(address, address + PAGE_SIZE, 'protection');
+      pte.writable = false;
+    }
+    return page.get();
+  }
+
+  // -- missing pages ------------------------------------------------------------------------------------------------
+
+  /** UFFDIO_REGISTER: what is in [start, end) goes, and is missing from now on, until `fill` brings it or it is unmapped. */
+  expect(missing: MissingPages, start: number, end: number): void {
+    this.zap(start, end, 'clear');
+    missing.add(pageOf(start), pageOf(end));
+    if (!this.missing?.includes(missing)) this.missing = [...(this.missing ?? []), missing];
+  }
+
+  /**
+   * UFFDIO_COPY: the contents of a page. No effect on one that is not missing (any more).
+   * @param keep the bytes may become the page's own; nobody else may use them afterwards
+   */
+  fill(missing: MissingPages, address: number, bytes: Uint8Array, keep: boolean): Failure | null {
+    const number = pageOf(address);
+    if (!missing.has(number)) return null;
+    const page = this.provider.allocate();
+    if (failed(page)) return page;
+    if (keep) page.frame.adopt(bytes);
+    else page.frame.viewForWrite(null).set(bytes);
+    this.ptes.set(number, { page, writable: true });
+    missing.arrived(number, page.frame.viewForWrite(null));
+    if (missing.size === 0) this.detach(missing);
+    return null;
+  }
+
+  /** True if something in [start, end) is missing. */
+  hasMissing(start: number, end: number): boolean {
+    return this.missing?.some((each) => each.overlaps(pageOf(start), pageOf(end))) ?? false;
+  }
+
+  private forgetMissing(start: number, end: number): void {
+    for (const missing of this.missing ?? []) {
+      missing.forget(pageOf(start), Math.ceil(end / PAGE_SIZE));
+      if (missing.size === 0) this.detach(missing);
+    }
+  }
+
+  private detach(missing: MissingPages): void {
+    const rest = this.missing?.filter((each) => each !== missing) ?? [];
+    this.missing = rest.length === 0 ? null : rest;
+  }
+
   // -- copying ------------------------------------------------------------------------------------------------------
 
   copyIn(address: bigint, length: number): Result<Uint8Array> {
@@ -267,6 +336,7 @@ export class AddressSpace implements UserCopy {
     const out = new Uint8Array(length);
     for (let done = 0; done < length; ) {
       const page = this.fault(address + done, false);
+      if (page instanceof PageMissing) page.alsoWant(address + done, address + length);
       if (failed(page)) return page;
       const offset = (address + done) % PAGE_SIZE;
       const count = Math.min(PAGE_SIZE - offset, length - done);
@@ -276,15 +346,17 @@ export class AddressSpace implements UserCopy {
     return out;
   }
 
-  /** Writes as the process itself would. Bytes before the page that faults have been written. */
+  /** Writes as the process itself would; does not wait for missing pages. Bytes before the page that faults have been written. */
   write(address: number, bytes: Uint8Array): Failure | null {
     for (const watcher of this.writeWatchers) watcher(address, address + bytes.length);
     for (let done = 0; done < bytes.length; ) {
       const page = this.fault(address + done, true);
-      if (failed(page)) return page;
       const offset = (address + done) % PAGE_SIZE;
       const count = Math.min(PAGE_SIZE - offset, bytes.length - done);
-      page.frame.viewForWrite(null).set(bytes.subarray(done, done + count), offset);
+      const part = bytes.subarray(done, done + count);
+      if (page instanceof PageMissing) page.store(offset, part);
+      else if (failed(page)) return page;
+      else page.frame.viewForWrite(null).set(part, offset);
       done += count;
     }
     return null;
@@ -293,6 +365,8 @@ export class AddressSpace implements UserCopy {
   // -- inside -------------------------------------------------------------------------------------------------------
 
   private populate(area: Vma, pageNumber: number, write: boolean): Result<Page> {
+    const missing = this.missing?.find((each) => each.has(pageNumber));
+    if (missing !== undefined) return missing.touch(pageNumber);
     const index = area.firstPage + pageNumber - pageOf(area.start);
     if (area.object === null) {
       const page = this.provider.allocate();
@@ -414,6 +488,7 @@ export class AddressSpace implements UserCopy {
 
   private zap(start: number, end: number, event: MmuNotifierEvent, onlyShared = false): void {
     this.notify(start, end, event);
+    if (this.missing !== null && !onlyShared) this.forgetMissing(start, end);
     this.zapPtes(start, end, onlyShared);
   }
 

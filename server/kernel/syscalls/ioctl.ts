@@ -1,6 +1,7 @@
 import { Failure, failed, type Result } from '../failure.js';
 import { type File, OPEN } from '../fs/file.js';
 import type { IoctlArg } from '../fs/ioctl-arg.js';
+import { PageMissing, withMissingPages } from '../mm/missing-pages.js';
 import type { Task } from '../sched/task.js';
 import { type MaySleep, type MightSleep, stepsOf } from '../sched/wait.js';
 import { FIOCLEX, FIONBIO, FIONCLEX } from '../uapi/fcntl.js';
@@ -13,7 +14,9 @@ export const ioctlMaySleep = (current: Task, fd: number, request: number, arg: I
   const file = current.process.files.get(fd, 'sys_ioctl');
   if (failed(file)) return file;
   const result = vfsIoctl(current, fd, file, request, arg);
-  return typeof result === 'number' || failed(result) ? result : holding(current, file, result);
+  if (typeof result === 'number') return result;
+  if (failed(result) && !(result instanceof PageMissing)) return result;
+  return holding(current, fd, file, request, arg, result);
 };
 
 /** The same for whoever waits anyway. */
@@ -21,9 +24,22 @@ export const ioctl = (current: Task, fd: number, request: number, arg: IoctlArg)
   stepsOf(ioctlMaySleep(current, fd, request, arg));
 
 /** A call that may wait: the file stays as long, whoever closes the descriptor meanwhile. */
-function* holding(current: Task, file: File, steps: MightSleep<Result<number>>): MightSleep<Result<number>> {
+function* holding(
+  current: Task,
+  fd: number,
+  file: File,
+  request: number,
+  arg: IoctlArg,
+  begun: MightSleep<Result<number>> | PageMissing,
+): MightSleep<Result<number>> {
   file.get();
-  const outcome = yield* steps;
+  const result = begun instanceof PageMissing ? begun : yield* begun;
+  // An argument lies in a page whose contents are still to come. The real kernel sleeps in copy_from_user(); here the call is
+  // made again from its start, which is the same, since a handler reads its arguments before it does anything.
+  const outcome =
+    result instanceof PageMissing
+      ? yield* withMissingPages(result, () => stepsOf(vfsIoctl(current, fd, file, request, arg)))
+      : result;
   yield* file.put(current);
   return outcome;
 }

@@ -5,8 +5,9 @@ import { createMemFd, MFD } from '../fs/memfd.js';
 import type { Kernel } from '../kernel.js';
 import { type AddressSpace, type Protection, TASK_SIZE } from '../mm/address-space.js';
 import { type MemoryObject, ShmemObject } from '../mm/memory-object.js';
+import { PageMissing, withMissingPages } from '../mm/missing-pages.js';
 import type { Task } from '../sched/task.js';
-import type { MightSleep } from '../sched/wait.js';
+import type { MaySleep, MightSleep } from '../sched/wait.js';
 import { MADV, MAP, PROT } from '../uapi/mman.js';
 import { installFile } from './descriptors.js';
 
@@ -134,11 +135,20 @@ export function* memfdCreate(kernel: Kernel, current: Task, name: string, flags:
   return yield* installFile(current, file, (flags & MFD.CLOEXEC) !== 0);
 }
 
-/** A load by the process itself: EFAULT with reason SIGBUS or BAD_ADDRESS where it would get a signal. */
-export const readMemory = (current: Task, address: bigint, length: number): Result<Uint8Array> =>
-  memoryOf(current).copyIn(address, length);
+/**
+ * A load by the process itself: EFAULT with reason SIGBUS or BAD_ADDRESS where it would get a signal. Waits for pages whose
+ * contents are still to come; EINTR if a signal comes first.
+ */
+export const readMemory = (current: Task, address: bigint, length: number): MaySleep<Result<Uint8Array>> => {
+  const mm = memoryOf(current);
+  const bytes = mm.copyIn(address, length);
+  if (!(bytes instanceof PageMissing)) return bytes;
+  return withMissingPages(bytes, function* again() {
+    return mm.copyIn(address, length);
+  });
+};
 
-/** A store by the process itself. What lies before the page that faults has been written. */
+/** A store by the process itself; it waits for nothing. What lies before the page that faults has been written. */
 export const writeMemory = (current: Task, address: bigint, bytes: Uint8Array): Failure | null =>
   memoryOf(current).copyOut(address, bytes);
 

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { LoadRequest } from '../../../gen/messages.js';
 import { MemoryService } from '../../../gen/services.js';
 import { Failure, failed, type Result } from '../../kernel/failure.js';
+import { andThen } from '../../kernel/sched/wait.js';
 import { madvise, memfdCreate, mmap, mprotect, munmap, readMemory, writeMemory } from '../../kernel/syscalls/memory.js';
 import { type Caller, method, refused, reply, ret } from '../call.js';
 import type { Dispatch } from '../dispatch.js';
@@ -107,8 +108,10 @@ export const memoryRoutes: readonly Route[] = [
     method('load', false, (current, _host, { addr, length }) => {
       const refusal = overLimit('length', Number(length ?? 0n), TRANSFER_MAX, 'bytes');
       if (refusal !== null) return refused(refusal);
-      const data = inRange({ addr, length }, readMemory(current, addr ?? 0n, Number(length ?? 0n)));
-      return failed(data) ? refused(data) : reply({ ret: data.length, data, sha256: sha256(data) });
+      return andThen(readMemory(current, addr ?? 0n, Number(length ?? 0n)), (result) => {
+        const data = inRange({ addr, length }, result);
+        return failed(data) ? refused(data) : reply({ ret: data.length, data, sha256: sha256(data) });
+      });
     }),
   ),
   unary(
@@ -138,7 +141,7 @@ export const memoryRoutes: readonly Route[] = [
     let sequence = 0;
     for (let at = request.addr ?? 0n; at < end && !signal.aborted; at += size) {
       const length = Number(end - at < size ? end - at : size);
-      const chunk = await dispatch.run(caller, 'load', (current) => readMemory(current, at, length));
+      const chunk = await dispatch.run(caller, 'load', (current) => readMemory(current, at, length), signal);
       if (failed(chunk)) return chunk;
       digest.update(chunk);
       await send({ sequence: ++sequence, chunk });

@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from '../../../hardware/units.js';
 import { Failure, failed, type Result } from '../../failure.js';
 import { AddressSpace } from '../../mm/address-space.js';
+import { PageMissing } from '../../mm/missing-pages.js';
 import type { Page } from '../../mm/page.js';
 import type { Vm } from '../vm.js';
 import { toSevInfo } from './sev-info.js';
@@ -40,7 +41,9 @@ export const pinMemory = (module: SevModule, vm: Vm, address: bigint, length: bi
     const page = vm.mm.pin(Number((first + index) * BigInt(PAGE_SIZE)), write);
     if (failed(page)) {
       for (const pinned of pages) AddressSpace.unpin(pinned);
-      return index === 0n ? page : new Failure('ENOMEM', 'PIN_INCOMPLETE', kernelRef, { ...details, pinned: String(index) });
+      return index === 0n || page instanceof PageMissing
+        ? page
+        : new Failure('ENOMEM', 'PIN_INCOMPLETE', kernelRef, { ...details, pinned: String(index) });
     }
     pages.push(page);
   }

@@ -1,4 +1,4 @@
-import type { EmulationBus, MemoryAccess, Segment, SegmentName } from '../../../hardware/cpu/types.js';
+import type { CpuExit, EmulationBus, MemoryAccess, Segment, SegmentName } from '../../../hardware/cpu/types.js';
 import { type Gpa, gpaToGfn } from '../../../hardware/units.js';
 import { KVM_EXIT, KVM_EXIT_IO } from '../../uapi/constants.js';
 import { kvm_run__mmio } from '../../uapi/kvm-run.js';
@@ -6,6 +6,7 @@ import type { Vcpu } from '../vcpu.js';
 import { completion } from './completion.js';
 import { takeBackEvent } from './inject.js';
 import { kernelMmioRead, kernelMmioWrite } from './mmio.js';
+import { exitMemoryFault, KvmPageFault } from './page-fault.js';
 import { exitPio, kernelPioRead, kernelPioWrite, takePioData } from './pio.js';
 import type { Turn } from './vcpu-arch.js';
 
@@ -105,6 +106,7 @@ export class Emulation implements EmulationBus {
     this.portIn = null;
     this.portOut = null;
     arch.emulation = this;
+    arch.awaitedPage = null;
     arch.stat.insn_emulation++;
     const rip = arch.state.rip;
     const result = this.thaw(() => arch.cpu.emulate(this));
@@ -119,9 +121,28 @@ export class Emulation implements EmulationBus {
         arch.emulation = null;
         return 'again';
       case 'exit':
-        arch.emulation = null;
-        return result.exit.kind === 'unsupported' ? failure(result.exit.bytes) : 'again';
+        return this.cannotGoOn(result.exit, failure);
     }
+  }
+
+  /**
+   * The instruction has run into something that no bus can answer. A page that is still to come ends it where no device has been
+   * asked yet, for the guest makes it again then; a device must not be asked twice, so otherwise it goes on from its start with
+   * the answers that it has.
+   */
+  private cannotGoOn(exit: CpuExit, failure: (bytes: Uint8Array | null) => Turn): Turn {
+    const { arch } = this.vcpu;
+    if (arch.awaitedPage !== null && (this.loads.length > 0 || this.portData !== null)) {
+      this.freeze();
+      arch.completion = completion('mmio', true, () => this.attempt(failure));
+      return 'again';
+    }
+    arch.emulation = null;
+    if (arch.awaitedPage !== null) return 'again';
+    if (exit.kind === 'unsupported') return failure(exit.bytes);
+    if (exit.kind !== 'nested-fault' || !(exit.fault instanceof KvmPageFault)) return 'again';
+    const { outcome } = exit.fault;
+    return outcome.kind === 'failed' ? exitMemoryFault(this.vcpu, outcome) : 'again';
   }
 
   /** The instruction waits for data of userspace. */

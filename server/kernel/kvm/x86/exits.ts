@@ -3,7 +3,6 @@ import type { CpuExit, NestedFaultExit } from '../../../hardware/cpu/types.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
 import { KVM_EXIT, KVM_MP_STATE, KVM_X86_DISABLE_EXITS } from '../../uapi/constants.js';
-import { kvm_run__memory_fault } from '../../uapi/kvm-run.js';
 import { REQUEST, type Vcpu } from '../vcpu.js';
 import { cpuidForGuest } from './cpuid-runtime.js';
 import { setCr8 } from './cr8.js';
@@ -14,7 +13,7 @@ import { queueException } from './inject.js';
 import { emulationFailure, exitDeliveringEvent, exitUnexpected } from './internal-error.js';
 import { monitorIsNop } from './monitor.js';
 import { emulateRdmsr, emulateWrmsr } from './msr-exit.js';
-import { KvmPageFault, RETRY } from './page-fault.js';
+import { exitMemoryFault, KvmPageFault, RETRY } from './page-fault.js';
 import { fastPio } from './pio.js';
 import { kvmVcpuReset } from './reset.js';
 import { vcpuHasEvents } from './runnable.js';
@@ -96,7 +95,8 @@ const handlePlainExit = (vcpu: Vcpu, exit: PlainExit): Turn => {
     case 'shutdown':
       return shutdown(vcpu);
     case 'unsupported':
-      return emulationFailure(vcpu, exit.bytes);
+      // Not all of its bytes could be read: userspace is told once they have come.
+      return arch.awaitedPage === null ? emulationFailure(vcpu, exit.bytes) : 'again';
   }
 };
 
@@ -121,15 +121,8 @@ const reverseMapFault = (vcpu: Vcpu, { gpa, encrypted }: NestedFaultExit): KvmPa
 const nestedFault = (vcpu: Vcpu, exit: NestedFaultExit): Turn => {
   const { arch } = vcpu;
   const { outcome } = exit.rmp ? reverseMapFault(vcpu, exit) : exit.fault instanceof KvmPageFault ? exit.fault : RETRY;
-  if (outcome.kind === 'retry') return 'again';
-  if (outcome.kind === 'failed') {
-    const { report, failure } = outcome;
-    if (report !== null) {
-      const { flags, gpa, size } = report;
-      arch.run.exit(KVM_EXIT.MEMORY_FAULT, kvm_run__memory_fault, { flags, gpa: BigInt(gpa), size: BigInt(size) });
-    }
-    return failure;
-  }
+  if (outcome.kind === 'retry' || outcome.kind === 'missing') return 'again';
+  if (outcome.kind === 'failed') return exitMemoryFault(vcpu, outcome);
   arch.stat.pf_emulate++;
   // The fault of a walk through a hole is delivered by a walk through the same hole: no handler is ever reached.
   if (exit.pageWalk) {

@@ -2,6 +2,7 @@ import type { MappedPage, MemoryAccess, PhysicalMemory } from '../../../hardware
 import type { Frame } from '../../../hardware/dram.js';
 import { type Gfn, type Gpa, gfn, gfnToGpa, gpaToGfn, PAGE_SIZE, type Uva } from '../../../hardware/units.js';
 import { Failure, failed, type Result } from '../../failure.js';
+import { PageMissing } from '../../mm/missing-pages.js';
 import type { MmuNotifier, MmuNotifierEvent } from '../../mm/mmu-notifier.js';
 import type { Page } from '../../mm/page.js';
 import { KVM_MEMORY_EXIT_FLAG, KVM_X86_QUIRK } from '../../uapi/constants.js';
@@ -110,6 +111,7 @@ export class TdpMmu implements MmuNotifier {
     encrypted: boolean,
   ): MappedPage | KvmPageFault {
     const page = this.faultIn(slot, frame, write, isPrivate);
+    if (page instanceof PageMissing) return new KvmPageFault({ kind: 'missing', page });
     if (failed(page)) return this.memoryFault(frame, isPrivate, page.reason, page);
     if (write) markPageDirty(this.vm, vcpu, slot, frame);
     this.table.set(frame, { kind: 'mapped', frame: page.frame, slot, writable: write });
@@ -220,7 +222,10 @@ export class VcpuMemory implements PhysicalMemory {
     vcpu.arch.stat.pf_taken++;
     if (vcpu.arch.emulation?.owns(address, access)) return EMULATE;
     const page = vcpu.vm.arch.mmu.map(vcpu, address, access, encrypted);
-    if (page.kind !== 'mapped') return page;
+    if (page.kind !== 'mapped') {
+      if (page.outcome.kind === 'missing') vcpu.arch.awaitedPage = page.outcome.page;
+      return page;
+    }
     const checked = ops.checkMapping?.(vcpu, address, page, access) ?? page;
     if (checked.kind === 'mapped') return checked;
     return checked instanceof KvmPageFault ? checked : RETRY;

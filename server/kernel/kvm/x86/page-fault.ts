@@ -1,6 +1,10 @@
 import type { NestedFault } from '../../../hardware/cpu/types.js';
 import type { Gpa } from '../../../hardware/units.js';
 import type { Failure } from '../../failure.js';
+import type { PageMissing } from '../../mm/missing-pages.js';
+import { KVM_EXIT } from '../../uapi/constants.js';
+import { kvm_run__memory_fault } from '../../uapi/kvm-run.js';
+import type { Vcpu } from '../vcpu.js';
 
 /** What userspace is told of a fault that KVM_RUN ends with (`kvm_run.memory_fault`). */
 export interface MemoryFault {
@@ -17,6 +21,8 @@ export type FaultOutcome =
   | { readonly kind: 'emulate' }
   /** The access can be neither mapped nor emulated; the guest makes it again and again. */
   | { readonly kind: 'retry' }
+  /** The host does not have the page's contents yet: the vCPU sleeps until they have come, and the guest makes the access again. */
+  | { readonly kind: 'missing'; readonly page: PageMissing }
   /** KVM_RUN returns this errno, with KVM_EXIT_MEMORY_FAULT where there is something to tell. */
   | { readonly kind: 'failed'; readonly failure: Failure; readonly report: MemoryFault | null };
 
@@ -35,3 +41,12 @@ export class KvmPageFault implements NestedFault {
 export const EMULATE = new KvmPageFault({ kind: 'emulate' });
 /** `RET_PF_RETRY`. */
 export const RETRY = new KvmPageFault({ kind: 'retry' });
+
+/** Ends KVM_RUN with an errno, and with KVM_EXIT_MEMORY_FAULT where there is something to tell. */
+export const exitMemoryFault = ({ arch }: Vcpu, { failure, report }: FaultOutcome & { readonly kind: 'failed' }): Failure => {
+  if (report !== null) {
+    const { flags, gpa, size } = report;
+    arch.run.exit(KVM_EXIT.MEMORY_FAULT, kvm_run__memory_fault, { flags, gpa: BigInt(gpa), size: BigInt(size) });
+  }
+  return failure;
+};

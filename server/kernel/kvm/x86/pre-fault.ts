@@ -22,6 +22,7 @@ const preFault = (vcpu: Vcpu, address: Gpa): Failure | null => {
   const page = vm.arch.mmu.map(vcpu, address, 'read', isPrivate);
   if (page.kind === 'mapped') return null;
   if (page.outcome.kind === 'failed') return page.outcome.failure;
+  if (page.outcome.kind === 'missing') return page.outcome.page;
   return new Failure('ENOENT', 'NO_MEMSLOT', 'kvm_arch_vcpu_pre_fault_memory', { gpa: `0x${address.toString(16)}` });
 };
 

@@ -1,5 +1,6 @@
 import type { CpuExit } from '../../../hardware/cpu/types.js';
 import { Failure, failed, type Result } from '../../failure.js';
+import type { PageMissing } from '../../mm/missing-pages.js';
 import type { Task } from '../../sched/task.js';
 import { type MightSleep, RESCHED } from '../../sched/wait.js';
 import { KernelTimer } from '../../timer.js';
@@ -11,7 +12,7 @@ import { cr8, setCr8 } from './cr8.js';
 import { handleExit } from './exits.js';
 import { withHostBreakpoints } from './host-breakpoints.js';
 import { checkAndInjectEvents, interruptsEnabled } from './inject.js';
-import { lapicSyncFromVapic, lapicSyncToVapic } from './irq/vapic.js';
+import { lapicSyncFromVapic, lapicSyncToVapic, missingVapicPage } from './irq/vapic.js';
 import { kvmApicAcceptEvents, kvmCpuHasPendingTimer, kvmInjectPendingTimerIrqs } from './irq/vcpu-irq.js';
 import { handleRequests } from './requests.js';
 import { initSipi } from './reset.js';
@@ -60,7 +61,10 @@ function* runChecked(current: Task, vcpu: Vcpu): MightSleep<Turn> {
   const { completion } = arch;
   if (completion !== null) {
     arch.completion = null;
-    const turn = yield* completion.run(current);
+    let turn = yield* completion.run(current);
+    // What was begun is completed also where userspace wants KVM_RUN back at once: it relies on that.
+    while (turn === 'again' && arch.completion !== null && arch.awaitedPage !== null)
+      turn = yield* vcpuAwaitPage(current, vcpu, arch.awaitedPage);
     if (turn !== 'again') return turn;
   }
   if (run.immediateExit) return immediateExit();
@@ -104,6 +108,10 @@ function* vcpuRun(current: Task, vcpu: Vcpu): MightSleep<Turn> {
   for (;;) {
     // The host's timers come as interrupts, which end a guest's slice at the latest.
     vm.kernel.timers.advance(vm.kernel.clock.now());
+    if (arch.awaitedPage !== null) {
+      const turn = yield* vcpuAwaitPage(current, vcpu, arch.awaitedPage);
+      if (turn !== 'again') return turn;
+    }
     const running = arch.mpState === KVM_MP_STATE.RUNNABLE;
     if (running && vm.arch.throttle?.owes(vcpu)) yield* stayOut(current, vcpu, vm.arch.throttle);
     const step = running ? yield* vcpuEnterGuest(current, vcpu) : { turn: yield* vcpuBlock(current, vcpu), sliceOver: false };
@@ -145,6 +153,8 @@ function* vcpuEnterGuest(current: Task, vcpu: Vcpu): MightSleep<Step> {
   vm.arch.mmu.load();
   const entry = ops.enterGuest(vcpu);
   if (entry.kind !== 'handled') return stop(entry.kind === 'failed' ? entry.failure : 'to-user');
+  arch.awaitedPage = missingVapicPage(vcpu);
+  if (arch.awaitedPage !== null) return stop('again');
   arch.cpuMode.apply(vcpu);
   const windowWanted = arch.run.requestInterruptWindow && !vm.arch.picInKernel && acceptsUserInterrupt(vcpu);
   checkAndInjectEvents(vcpu, windowWanted);
@@ -196,6 +206,26 @@ function* stayOut(current: Task, vcpu: Vcpu, throttle: CpuThrottle): MightSleep<
   while (clock.now() < until && vm.arch.throttle === throttle && !mustLeave(current, vcpu))
     yield { kind: 'interruptible', queue: arch.wait, site: 'cpu_throttle' };
   timer.cancel();
+}
+
+/**
+ * A vCPU has touched a page whose contents are still to come (`hva_to_pfn` with FOLL_INTERRUPTIBLE over a userfaultfd): it sleeps
+ * until they have, unless it is wanted outside (KVM_PFN_ERR_SIGPENDING). Then the guest makes the access again, or KVM goes on
+ * with the instruction that it emulates.
+ */
+function* vcpuAwaitPage(current: Task, vcpu: Vcpu, page: PageMissing): MightSleep<Turn> {
+  const { arch } = vcpu;
+  arch.inGuest = false;
+  if (page.pending) {
+    const stopWaiting = page.onArrival(() => arch.kick());
+    while (page.pending && !mustLeave(current, vcpu)) yield { kind: 'interruptible', queue: arch.wait, site: 'handle_userfault' };
+    stopWaiting();
+  }
+  if (page.pending) return signalExit(vcpu);
+  arch.awaitedPage = null;
+  const { completion } = arch;
+  arch.completion = null;
+  return completion === null ? 'again' : yield* completion.run(current);
 }
 
 /** `vcpu_block`: a halted vCPU sleeps until there is something for it. */

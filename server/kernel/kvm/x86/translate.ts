@@ -17,9 +17,12 @@ const LINEAR_BITS = 48;
 export const translate = (vcpu: Vcpu, arg: IoctlArg): Result<number> => {
   const request = copyStruct(arg, kvm_translation);
   if (failed(request)) return request;
-  const { cpu, state } = vcpu.arch;
+  const { arch } = vcpu;
+  const { cpu, state } = arch;
   const linear = request.linear_address;
+  arch.awaitedPage = null;
   const walked = state.paging ? cpu.translate(BigInt.asIntN(LINEAR_BITS, linear)) : null;
+  if (walked === null && arch.awaitedPage !== null) return arch.awaitedPage;
   const physical = state.paging ? (walked === null ? INVALID_GPA : BigInt(walked.gpa)) : linear;
   const answer = { linear_address: linear, physical_address: physical, writeable: 1, usermode: 0 };
   return copyStructOut(arg, kvm_translation, { ...answer, valid: physical === INVALID_GPA ? 0 : 1 }) ?? 0;

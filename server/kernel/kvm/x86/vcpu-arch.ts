@@ -1,6 +1,7 @@
 import { Cpu } from '../../../hardware/cpu/cpu.js';
 import type { CpuState } from '../../../hardware/cpu/state.js';
 import type { Failure } from '../../failure.js';
+import type { PageMissing } from '../../mm/missing-pages.js';
 import type { Task } from '../../sched/task.js';
 import { type MightSleep, WaitQueue } from '../../sched/wait.js';
 import { KVM_MP_STATE, type KvmMpState } from '../../uapi/constants.js';
@@ -76,6 +77,8 @@ export class VcpuArch {
   readonly events = new EventQueue();
   readonly msrs: MsrStore;
   readonly stat = createVcpuStat();
+  /** A page that the vCPU has run into since it last entered, and whose contents the host does not have yet. */
+  awaitedPage: PageMissing | null = null;
   /** `vcpu->wait`: where a halted or uninitialized vCPU sleeps. */
   readonly wait = new WaitQueue();
 

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { createEventFd } from '../../../../server/kernel/fs/eventfd.js';
 import { File, type FileOperations, OPEN } from '../../../../server/kernel/fs/file.js';
 import { createMemFd } from '../../../../server/kernel/fs/memfd.js';
+import { stepsOf } from '../../../../server/kernel/sched/wait.js';
 import {
   type MmapArguments,
   madvise,
@@ -49,7 +50,7 @@ const setUp = () => {
       errnoOf(test.call(atOnce((current) => mprotect(current, address, length, prot)))),
     advise: (address: bigint, length: bigint, advice: number) =>
       errnoOf(test.call(atOnce((current) => madvise(current, address, length, advice)))),
-    load: (address: bigint, length: number) => errnoOf(test.call(atOnce((current) => readMemory(current, address, length)))),
+    load: (address: bigint, length: number) => errnoOf(test.call((current) => stepsOf(readMemory(current, address, length)))),
     store: (address: bigint, bytes: Uint8Array) =>
       errnoOf(test.call(atOnce((current) => writeMemory(current, address, bytes) ?? 0))),
   };

@@ -5,7 +5,7 @@ import { createHost } from '../../../../server/kernel/kvm/host.js';
 import type { Process } from '../../../../server/kernel/process/process.js';
 import type { Thread } from '../../../../server/kernel/process/thread.js';
 import type { Task } from '../../../../server/kernel/sched/task.js';
-import type { MightSleep } from '../../../../server/kernel/sched/wait.js';
+import { type MightSleep, stepsOf } from '../../../../server/kernel/sched/wait.js';
 import { close, open } from '../../../../server/kernel/syscalls/descriptors.js';
 import { eventfd } from '../../../../server/kernel/syscalls/events.js';
 import { read } from '../../../../server/kernel/syscalls/io.js';
@@ -93,11 +93,7 @@ describe('fork', () => {
         atOnce((current) => writeMemory(current, address, Uint8Array.of(byte)) ?? 0),
         of,
       );
-    const load = (address: bigint, of?: Process) =>
-      call(
-        atOnce((current) => readMemory(current, address, 1)),
-        of,
-      );
+    const load = (address: bigint, of?: Process) => call((current) => stepsOf(readMemory(current, address, 1)), of);
     store(own, 1);
     const child = forked();
     store(shared, 5, child);

@@ -1,6 +1,7 @@
 import { type Gpa, gpa, gpaToGfn, PAGE_SIZE } from '../../../../hardware/units.js';
 import { Failure, failed, type Result } from '../../../failure.js';
 import type { IoctlArg } from '../../../fs/ioctl-arg.js';
+import { PageMissing } from '../../../mm/missing-pages.js';
 import { kvm_vapic_addr } from '../../../uapi/kvm-structs.js';
 import { copyStruct } from '../../copy-struct.js';
 import { markPageDirty } from '../../mark-page-dirty.js';
@@ -40,6 +41,15 @@ export const setVapicAddr = (vcpu: Vcpu, arg: IoctlArg): Result<number> => {
     return refuse('VAPIC_NOT_IN_MEMORY', { field: 'vapic_addr', given: `0x${value.vapic_addr.toString(16)}` });
   lapic.vapicAddress = address;
   return 0;
+};
+
+/** The page of the word, if its contents are still to come: no entry without it, since its TPR is wanted after the exit. */
+export const missingVapicPage = (vcpu: Vcpu): PageMissing | null => {
+  const { lapic } = vcpu.arch;
+  if (lapic === null || lapic.vapicAddress === null) return null;
+  const slot = slotOf(vcpu, lapic.vapicAddress);
+  const page = slot === null ? null : vcpu.vm.mm.fault(hostAddress(slot, lapic.vapicAddress), false);
+  return page instanceof PageMissing ? page : null;
 };
 
 /** `kvm_lapic_sync_from_vapic`, after an exit: the guest may have changed its TPR. */

@@ -1,0 +1,195 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { failed } from '../../../../server/kernel/failure.js';
+import { AddressSpace } from '../../../../server/kernel/mm/address-space.js';
+import { MissingPages } from '../../../../server/kernel/mm/missing-pages.js';
+import { stepsOf } from '../../../../server/kernel/sched/wait.js';
+import { madvise, munmap, readMemory, writeMemory } from '../../../../server/kernel/syscalls/memory.js';
+import { MADV } from '../../../../server/kernel/uapi/mman.js';
+import { atOnce, createTestProcess, errnoOf } from '../run-task.js';
+
+const PAGE = 4096;
+const PAGES = 4;
+const SIGUSR1 = 10;
+const CONTENT = 0x5a;
+
+let test: ReturnType<typeof createTestProcess>;
+let mm: AddressSpace;
+let start: number;
+let missing: MissingPages;
+let wanted: number[];
+let whole: number;
+
+const pageAt = (index: number): number => start + index * PAGE;
+const contents = (byte = CONTENT): Uint8Array => new Uint8Array(PAGE).fill(byte);
+
+beforeEach(() => {
+  test = createTestProcess();
+  if (test.process.mm === null) throw new Error('a process without memory');
+  mm = test.process.mm;
+  const mapped = mm.mmap({
+    length: PAGES * PAGE,
+    protection: { read: true, write: true, execute: false },
+    shared: false,
+    object: null,
+    offset: 0,
+  });
+  if (failed(mapped)) throw new Error(mapped.reason);
+  start = mapped;
+  mm.write(start, new Uint8Array(PAGES * PAGE).fill(1));
+  wanted = [];
+  whole = 0;
+  missing = new MissingPages({ wanted: (addresses) => wanted.push(...addresses), whole: () => whole++ });
+  mm.expect(missing, pageAt(1), pageAt(3));
+});
+
+const startLoad = (address: number, length: number) =>
+  test.start((current) => stepsOf(readMemory(current, BigInt(address), length)));
+
+describe('a page that is missing', () => {
+  it('has nothing of what was there before, and takes no memory', () => {
+    expect(mm.usage.present).toBe(2);
+    expect(missing.size).toBe(2);
+  });
+
+  it('is asked for once, whoever touches it, and everybody goes on when it has come', () => {
+    const [first, second] = [startLoad(pageAt(1), 2), startLoad(pageAt(1) + 5, 1)];
+    expect([first.result, second.result]).toEqual([undefined, undefined]);
+    expect(wanted).toEqual([pageAt(1)]);
+    mm.fill(missing, pageAt(1), contents(), false);
+    test.scheduler.run();
+    expect([first.result, second.result]).toEqual([Uint8Array.of(CONTENT, CONTENT), Uint8Array.of(CONTENT)]);
+  });
+
+  it('does not hold up other pages, nor those who touch them', () => {
+    startLoad(pageAt(1), 1);
+    expect(test.call((current) => stepsOf(readMemory(current, BigInt(pageAt(0)), 1)))).toEqual(Uint8Array.of(1));
+  });
+
+  it('is asked for together with the others that a load is going to touch', () => {
+    const running = startLoad(pageAt(0), PAGES * PAGE);
+    expect(wanted).toEqual([pageAt(1), pageAt(2)]);
+    mm.fill(missing, pageAt(2), contents(2), false);
+    test.scheduler.run();
+    expect(running.result).toBeUndefined();
+    mm.fill(missing, pageAt(1), contents(1), false);
+    test.scheduler.run();
+    expect(running.result).toEqual(new Uint8Array(PAGES * PAGE).fill(1).fill(2, 2 * PAGE, 3 * PAGE));
+    expect(whole).toBe(1);
+  });
+
+  it('lets a signal end the wait', () => {
+    const running = startLoad(pageAt(1), 1);
+    test.process.signal(SIGUSR1);
+    test.scheduler.run();
+    expect(errnoOf(running.result)).toBe('EINTR');
+  });
+
+  it('keeps what is written to it meanwhile, over the contents that come', () => {
+    expect(test.call(atOnce((current) => writeMemory(current, BigInt(pageAt(1) + 8), Uint8Array.of(7, 8)) ?? 0))).toBe(0);
+    expect(test.call(atOnce((current) => writeMemory(current, BigInt(pageAt(1) + 9), Uint8Array.of(9)) ?? 0))).toBe(0);
+    mm.fill(missing, pageAt(1), contents(), false);
+    expect(mm.read(pageAt(1) + 7, 4)).toEqual(Uint8Array.of(CONTENT, 7, 9, CONTENT));
+  });
+
+  it('takes a write across its border on both sides', () => {
+    mm.write(pageAt(1) - 1, Uint8Array.of(3, 4));
+    mm.fill(missing, pageAt(1), contents(), false);
+    expect(mm.read(pageAt(1) - 1, 3)).toEqual(Uint8Array.of(3, 4, CONTENT));
+  });
+
+  it('is not overwritten by contents that come a second time', () => {
+    mm.fill(missing, pageAt(1), contents(), false);
+    mm.write(pageAt(1), Uint8Array.of(9));
+    mm.fill(missing, pageAt(1), contents(), false);
+    expect(mm.read(pageAt(1), 1)).toEqual(Uint8Array.of(9));
+  });
+
+  it('may take the bytes that come as its own', () => {
+    const bytes = contents();
+    mm.fill(missing, pageAt(1), bytes, true);
+    bytes[0] = 3;
+    expect(mm.read(pageAt(1), 1)).toEqual(Uint8Array.of(3));
+  });
+
+  it('is not missing any more once it is unmapped, and nobody waits for it', () => {
+    const running = startLoad(pageAt(1), 1);
+    test.call(atOnce((current) => munmap(current, BigInt(pageAt(1)), BigInt(PAGE))));
+    test.scheduler.run();
+    expect(errnoOf(running.result)).toBe('EFAULT');
+    expect([missing.size, whole]).toEqual([1, 0]);
+    expect(mm.fill(missing, pageAt(1), contents(), false)).toBeNull();
+    expect(mm.overlaps(pageAt(1), pageAt(2))).toBe(false);
+  });
+
+  it('reads as zero once it has been given up with MADV_DONTNEED, also for who waits', () => {
+    const running = startLoad(pageAt(2), 1);
+    test.call(atOnce((current) => madvise(current, BigInt(start), BigInt(PAGES * PAGE), MADV.DONTNEED)));
+    test.scheduler.run();
+    expect(running.result).toEqual(Uint8Array.of(0));
+    expect([missing.size, whole]).toEqual([0, 1]);
+  });
+
+  it('is there for a process that forks only when it has come', () => {
+    expect(errnoOf(mm.fork())).toBe('EAGAIN');
+    mm.fill(missing, pageAt(1), contents(), false);
+    mm.fill(missing, pageAt(2), contents(), false);
+    const child = mm.fork();
+    expect(child).toBeInstanceOf(AddressSpace);
+    if (!failed(child)) child.exit();
+  });
+
+  it('is given up by a process that exits, with everybody who waits', () => {
+    const running = startLoad(pageAt(1), 1);
+    mm.exit();
+    test.scheduler.run();
+    expect(errnoOf(running.result)).toBe('EFAULT');
+    expect(whole).toBe(1);
+    expect(test.dram.used).toBe(0);
+  });
+
+  it('may be touched only where the process may touch it', () => {
+    mm.mprotect(pageAt(1), PAGE, { read: false, write: false, execute: false });
+    expect(errnoOf(startLoad(pageAt(1), 1).result)).toBe('EFAULT');
+    expect(wanted).toEqual([]);
+  });
+});
+
+describe('pages that nobody has any more', () => {
+  it('fail for who waits and for who comes, and for a write too', () => {
+    const running = startLoad(pageAt(1), 1);
+    missing.lose();
+    test.scheduler.run();
+    expect(running.result).toMatchObject({ errno: 'EFAULT', reason: 'PAGE_LOST' });
+    expect(mm.read(pageAt(2), 1)).toMatchObject({ reason: 'PAGE_LOST' });
+    expect(mm.write(pageAt(2), Uint8Array.of(1))).toMatchObject({ reason: 'PAGE_LOST' });
+    expect(wanted).toEqual([pageAt(1)]);
+  });
+
+  it('can be mapped again', () => {
+    missing.lose();
+    mm.dontNeed(pageAt(1), 2 * PAGE);
+    expect(mm.read(pageAt(1), 1)).toEqual(Uint8Array.of(0));
+  });
+});
+
+describe('a page that is held', () => {
+  it('stays as it is, whatever its process does with its memory', () => {
+    const page = mm.hold(pageAt(0));
+    if (failed(page)) throw new Error(page.reason);
+    mm.write(pageAt(0), Uint8Array.of(9));
+    expect([page.frame.view(null)[0], mm.read(pageAt(0), 1)]).toEqual([1, Uint8Array.of(9)]);
+    mm.exit();
+    expect(test.dram.used).toBe(1);
+    page.put();
+    expect(test.dram.used).toBe(0);
+  });
+
+  it('is written in place again once nobody holds it', () => {
+    const page = mm.hold(pageAt(0));
+    if (failed(page)) throw new Error(page.reason);
+    page.put();
+    const { used } = test.dram;
+    mm.write(pageAt(0), Uint8Array.of(9));
+    expect(test.dram.used).toBe(used);
+  });
+});
