@@ -3,7 +3,7 @@ import { LAUNCH_UPDATE, PACKET, RECEIVE_START, SEND_START } from '../../server/h
 import { COMMAND, type CommandName } from '../../server/hardware/amd/command-ids.js';
 import { STATUS } from '../../server/hardware/amd/status.js';
 import { type Hpa, hpa, PAGE_SIZE } from '../../server/hardware/units.js';
-import { guestInState, receiveStart, sendStart, sendUpdate, targetCertificates } from '../unit/hardware/amd/guests.js';
+import { guestInState, receiveStart, sendStart, targetCertificates } from '../unit/hardware/amd/guests.js';
 import { C_BIT, createRig, type Rig } from '../unit/hardware/amd/rig.js';
 import { alternate, type Figure } from './figure.js';
 
@@ -69,16 +69,18 @@ const issuer =
     if (status !== STATUS.SUCCESS) throw new Error(`${name}: status ${status}`);
   };
 
-const packetBuffer = (rig: Rig, handle: number, guest: number, header: Uint8Array, data: Uint8Array): Hpa => {
+/** Room for a packet in a platform's memory, and the buffer of the commands that send or receive it. */
+const packetRoom = (rig: Rig, handle: number, guest: number) => {
+  const [header, data] = [rig.frame(), rig.frame()];
   const buffer = new Uint8Array(PACKET.size);
   PACKET.handle.set(buffer, handle);
-  PACKET.hdrPaddr.set(buffer, rig.place(header));
-  PACKET.hdrLength.set(buffer, header.length);
+  PACKET.hdrPaddr.set(buffer, header.hpa);
+  PACKET.hdrLength.set(buffer, HEADER_BYTES);
   PACKET.guestPaddr.set(buffer, C_BIT + guest);
-  PACKET.guestLength.set(buffer, data.length);
-  PACKET.transPaddr.set(buffer, rig.place(data));
-  PACKET.transLength.set(buffer, data.length);
-  return hpa(rig.place(buffer));
+  PACKET.guestLength.set(buffer, PAGE_SIZE);
+  PACKET.transPaddr.set(buffer, data.hpa);
+  PACKET.transLength.set(buffer, PAGE_SIZE);
+  return { header, data, buffer: hpa(rig.place(buffer)) };
 };
 
 /** LAUNCH_UPDATE_DATA of pages that the host has filled; with `look`, each is read as ciphertext from the bus afterwards. */
@@ -111,8 +113,8 @@ const initialised = (seed: string): Rig => {
   return rig;
 };
 
-/** SEND_UPDATE_DATA and RECEIVE_UPDATE_DATA of one guest between two platforms. */
-const packets = (): { readonly send: () => void; readonly receive: () => void } => {
+/** SEND_UPDATE_DATA and RECEIVE_UPDATE_DATA of one guest between two platforms: packets are received in the order in which they were sent. */
+const packets = (): { readonly send: Work; readonly receive: Work } => {
   const [here, there] = [initialised('here'), initialised('there')];
   const { handle, page: address } = guestInState(here, 'running', 5);
   const started = sendStart(here, { handle, ...targetCertificates(there) });
@@ -120,13 +122,18 @@ const packets = (): { readonly send: () => void; readonly receive: () => void } 
   const { pdh } = here.exportCertificates();
   const received = RECEIVE_START.handle.get(receiveStart(there, { policy, pdh, session: started.session }).buffer);
   there.activate(received, 5);
-  const { header, data } = sendUpdate(here, 'SEND_UPDATE_DATA', handle, address, PAGE_SIZE);
-  const target = there.place(new Uint8Array(PAGE_SIZE));
-  const out = packetBuffer(here, handle, address, new Uint8Array(HEADER_BYTES), new Uint8Array(PAGE_SIZE));
-  return {
-    send: issuer(here, 'SEND_UPDATE_DATA', out),
-    receive: issuer(there, 'RECEIVE_UPDATE_DATA', packetBuffer(there, received, target, header, data)),
+  const out = packetRoom(here, handle, address);
+  const send = issuer(here, 'SEND_UPDATE_DATA', out.buffer);
+  const rooms = pages.map(() => packetRoom(there, received, there.place(new Uint8Array(PAGE_SIZE))));
+  const receivers = rooms.map(({ buffer }) => issuer(there, 'RECEIVE_UPDATE_DATA', buffer));
+  const transport = (): void => {
+    for (const { header, data } of rooms) {
+      send();
+      header.overwrite(null, out.header.view(null));
+      data.overwrite(null, out.data.view(null));
+    }
   };
+  return { send: { once: send }, receive: { prepare: transport, once: (index) => receivers[index]?.() } };
 };
 
 const figure = async (name: string, primitives: string, ours: Work, bare: Work): Promise<Figure> => {
@@ -156,7 +163,7 @@ export const measureSev = async (): Promise<Figure[]> => {
     await figure('LAUNCH_UPDATE_DATA, then read', 'AES-128-XTS and SHA-256', launchUpdate(initialised('read'), true), {
       once: bareTweakedLaunch,
     }),
-    await figure('SEND_UPDATE_DATA', 'AES-128-CTR and HMAC', { once: send }, { once: barePacket }),
-    await figure('RECEIVE_UPDATE_DATA', 'AES-128-CTR and HMAC', { once: receive }, { once: barePacket }),
+    await figure('SEND_UPDATE_DATA', 'AES-128-CTR and HMAC', send, { once: barePacket }),
+    await figure('RECEIVE_UPDATE_DATA', 'AES-128-CTR and HMAC', receive, { once: barePacket }),
   ];
 };

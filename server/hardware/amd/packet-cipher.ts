@@ -1,80 +1,93 @@
-import { createCipheriv, createHmac, hash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { PAGE_SIZE } from '../units.js';
-import { counterMode, type TransportKeys } from './session.js';
+import { KeyStream } from './key-stream.js';
+import type { TransportKeys } from './session.js';
 
 const BLOCK = 16;
+const WORD = 8;
 /** Length of the block that SHA-256 works on. */
 const HASH_BLOCK = 64;
 const DIGEST = 32;
-/** Bytes that are authenticated beside a page of data, at most. */
-const BESIDE_MAX = 64;
+/** Bytes that are authenticated before the data. */
+export const PREFIX = 29;
+/** Where the key's inner pad (RFC 2104) stands, so that the data behind it and the prefix begins with a word. */
+const INNER = 3;
+const DATA = INNER + HASH_BLOCK + PREFIX;
 const NOTHING = new Uint8Array(0);
 
-/** AES of single blocks: an object that is never finished, so that its key schedule is made once. */
-interface Ecb {
-  update(data: Uint8Array): Uint8Array;
-}
-
 /**
- * AES-128-CTR and HMAC-SHA-256 under the keys of one session, for many packets of at most a page: the key schedule and the
- * padded key are made once. An object of the crypto library for each packet would cost as much as the cipher itself.
+ * AES-128-CTR and HMAC-SHA-256 under the keys of one session, for many packets, of which one is worked on at a time. Objects of
+ * the crypto library for each packet, and buffers for what it gives, would cost as much as the cipher and the hash.
  */
 export class PacketCipher {
-  private readonly ecb: Ecb;
-  private readonly counters = new Uint8Array(PAGE_SIZE);
-  private readonly counterWords = new DataView(this.counters.buffer);
-  /** The key's inner pad, then what is authenticated; the outer pad, then the inner digest (RFC 2104). */
-  private readonly inner = new Uint8Array(HASH_BLOCK + BESIDE_MAX + PAGE_SIZE);
+  readonly stream: KeyStream;
+  /** The key's inner pad, the prefix, the data, what is authenticated behind it: one string for the hash. */
+  private room = new Uint8Array(DATA + PAGE_SIZE + HASH_BLOCK);
+  private words = new BigUint64Array(this.room.buffer);
+  private before = this.room.subarray(DATA - PREFIX, DATA);
+  private length = 0;
+  /** The key's outer pad, then the inner digest. */
   private readonly outer = new Uint8Array(HASH_BLOCK + DIGEST);
+  private readonly digest = new Uint8Array(DIGEST);
 
-  constructor(private readonly keys: TransportKeys) {
-    this.ecb = createCipheriv('aes-128-ecb', keys.tek, null).setAutoPadding(false);
+  constructor({ tek, tik }: TransportKeys) {
+    this.stream = new KeyStream(tek);
     for (let at = 0; at < HASH_BLOCK; at++) {
-      const byte = at < keys.tik.length ? keys.tik[at] : 0;
-      this.inner[at] = byte ^ 0x36;
+      const byte = at < tik.length ? tik[at] : 0;
+      this.room[INNER + at] = byte ^ 0x36;
       this.outer[at] = byte ^ 0x5c;
     }
   }
 
-  /** Encrypts or decrypts; the whole initialisation vector is the first counter block. */
-  crypt(iv: Uint8Array, data: Uint8Array): Uint8Array {
-    const first = new DataView(iv.buffer, iv.byteOffset).getUint32(BLOCK - 4);
-    const blocks = data.length / BLOCK;
-    const inWords = Number.isInteger(blocks) && data.length <= PAGE_SIZE && data.byteOffset % 4 === 0;
-    // A counter that carries into its upper words is left to the library.
-    if (!inWords || first + blocks > 2 ** 32) return counterMode(this.keys.tek, iv, data);
-    this.fillCounters(iv, first, blocks);
-    const stream = this.ecb.update(this.counters.subarray(0, data.length));
-    return addStream(stream, data);
+  /** What is authenticated before the data of the packet that is loaded, `PREFIX` bytes: for whoever asks for a MAC to fill in. */
+  get prefix(): Uint8Array {
+    return this.before;
   }
 
-  /** HMAC-SHA-256 of three pieces, one behind the other. */
-  mac(prefix: Uint8Array, data: Uint8Array, suffix: Uint8Array = NOTHING): Uint8Array {
-    const length = HASH_BLOCK + prefix.length + data.length + suffix.length;
-    if (length > this.inner.length)
-      return createHmac('sha256', this.keys.tik).update(prefix).update(data).update(suffix).digest();
-    this.inner.set(prefix, HASH_BLOCK);
-    this.inner.set(data, HASH_BLOCK + prefix.length);
-    this.inner.set(suffix, length - suffix.length);
-    this.outer.set(hash('sha256', this.inner.subarray(0, length), 'buffer'), HASH_BLOCK);
-    return hash('sha256', this.outer, 'buffer');
+  /** The packet's data, until the next one is loaded. */
+  get data(): Uint8Array {
+    return this.room.subarray(DATA, DATA + this.length);
   }
 
-  private fillCounters(iv: Uint8Array, first: number, blocks: number): void {
-    const { counters, counterWords } = this;
-    const length = BLOCK * blocks;
-    counters.set(iv);
-    for (let done = BLOCK; done < length; done *= 2) counters.copyWithin(done, 0, Math.min(done, length - done));
-    for (let block = 1; block < blocks; block++) counterWords.setUint32(BLOCK * block + BLOCK - 4, first + block);
+  /** Takes a copy of the data of a packet, encrypted or not. */
+  load(data: Uint8Array): void {
+    this.reserve(data.length);
+    this.room.set(data, DATA);
+    this.length = data.length;
+  }
+
+  /** Encrypts or decrypts the data; the whole initialisation vector is the first counter block. */
+  crypt(iv: Uint8Array): void {
+    this.stream.add(iv, this.words, DATA / WORD, Math.ceil(this.length / BLOCK));
+  }
+
+  /**
+   * HMAC-SHA-256 of the prefix, the data, and a suffix of at most `HASH_BLOCK` bytes.
+   * @returns 32 bytes, until the next MAC
+   */
+  mac(suffix: Uint8Array = NOTHING): Uint8Array {
+    const { room, outer, digest } = this;
+    const end = DATA + this.length;
+    room.set(suffix, end);
+    setBytes(outer, HASH_BLOCK, sha256(room.subarray(INNER, end + suffix.length)));
+    setBytes(digest, 0, sha256(outer));
+    return digest;
+  }
+
+  private reserve(length: number): void {
+    const needed = DATA + Math.ceil(length / BLOCK) * BLOCK + HASH_BLOCK;
+    if (needed <= this.room.length) return;
+    const room = new Uint8Array(needed);
+    room.set(this.room.subarray(0, DATA));
+    this.room = room;
+    this.words = new BigUint64Array(room.buffer);
+    this.before = room.subarray(DATA - PREFIX, DATA);
   }
 }
 
-const wordsOf = (bytes: Uint8Array, count: number): Uint32Array => new Uint32Array(bytes.buffer, bytes.byteOffset, count);
+/** As a string of one character for each byte: a buffer of its own for the digest costs more than a short one's hash. */
+const sha256 = (bytes: Uint8Array): string => hash('sha256', bytes, 'binary');
 
-const addStream = (stream: Uint8Array, data: Uint8Array): Uint8Array => {
-  const out = new Uint32Array(data.length / 4);
-  const key = wordsOf(stream, out.length);
-  const words = wordsOf(data, out.length);
-  for (let at = 0; at < out.length; at++) out[at] = words[at] ^ key[at];
-  return new Uint8Array(out.buffer);
-};
+function setBytes(bytes: Uint8Array, first: number, characters: string): void {
+  for (let at = 0; at < characters.length; at++) bytes[first + at] = characters.charCodeAt(at);
+}

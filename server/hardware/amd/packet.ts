@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto';
 import { blob, struct, u8, u32 } from './byte-layout.js';
-import { PacketCipher } from './packet-cipher.js';
+import { PacketCipher, PREFIX } from './packet-cipher.js';
 import type { TransportKeys } from './session.js';
 
 /** The header of a packet of guest memory in transport (sev-firmware.md 3.6). */
@@ -13,7 +13,7 @@ export const PACKET_COMPRESSED = 1;
 export const MAC_CONTEXT = { LAUNCH_SECRET: 1, UPDATE_DATA: 2, UPDATE_VMSA: 3, MEASURE: 4 } as const;
 
 /** What is authenticated before the data. */
-const MAC_PREFIX = struct(29, { context: u8(0), flagsAndIv: blob(1, 20), guestLength: u32(21), transLength: u32(25) });
+const MAC_PREFIX = struct(PREFIX, { context: u8(0), flagsAndIv: blob(1, 20), guestLength: u32(21), transLength: u32(25) });
 
 export type PacketContext = typeof MAC_CONTEXT.UPDATE_DATA | typeof MAC_CONTEXT.UPDATE_VMSA | typeof MAC_CONTEXT.LAUNCH_SECRET;
 
@@ -39,17 +39,33 @@ const cipherOf = (keys: TransportKeys): PacketCipher => {
   return made;
 };
 
-/** Encrypts and authenticates guest memory under `keys`. Neither its address nor its place in an order is part of it. */
+/**
+ * Encrypts and authenticates guest memory under `keys`. Neither its address nor its place in an order is part of it.
+ * @returns a packet of which the data is valid until the next packet of this session
+ */
 export function sealPacket(keys: TransportKeys, binding: PacketBinding, iv: Uint8Array, plaintext: Uint8Array): Packet {
   const cipher = cipherOf(keys);
-  const data = cipher.crypt(iv, plaintext);
   const header = new Uint8Array(PACKET_HEADER.size);
   PACKET_HEADER.iv.set(header, iv);
-  PACKET_HEADER.mac.set(header, packetMac(cipher, binding, header, plaintext.length, data));
-  return { header, data };
+  cipher.load(plaintext);
+  cipher.crypt(iv);
+  PACKET_HEADER.mac.set(header, packetMac(cipher, binding, header, plaintext.length, plaintext.length));
+  return { header, data: cipher.data };
 }
 
-/** The plaintext of a packet for `guestLength` bytes of guest memory, or null if its MAC is wrong. */
+/**
+ * The initialisation vector by which a packet continues the key stream of the one before, or null if there was none. Packets
+ * of one session that continue each other never use a counter block twice, which is all that CTR asks for.
+ */
+export function successorIv(keys: TransportKeys): Uint8Array | null {
+  const { stream } = cipherOf(keys);
+  return stream.hasBegun ? stream.next : null;
+}
+
+/**
+ * The plaintext of a packet for `guestLength` bytes of guest memory, or null if its MAC is wrong.
+ * @returns bytes that are valid until the next packet of this session
+ */
 export function openPacket(
   keys: TransportKeys,
   binding: PacketBinding,
@@ -57,8 +73,11 @@ export function openPacket(
   guestLength: number,
 ): Uint8Array | null {
   const cipher = cipherOf(keys);
-  const mac = packetMac(cipher, binding, header, guestLength, data);
-  return timingSafeEqual(mac, PACKET_HEADER.mac.get(header)) ? cipher.crypt(PACKET_HEADER.iv.get(header), data) : null;
+  cipher.load(data);
+  const mac = packetMac(cipher, binding, header, guestLength, data.length);
+  if (!timingSafeEqual(mac, header.subarray(PACKET_HEADER.mac.offset, PACKET_HEADER.size))) return null;
+  cipher.crypt(PACKET_HEADER.iv.get(header));
+  return cipher.data;
 }
 
 function packetMac(
@@ -66,12 +85,12 @@ function packetMac(
   { context, measure }: PacketBinding,
   header: Uint8Array,
   guestLength: number,
-  data: Uint8Array,
+  transLength: number,
 ): Uint8Array {
-  const prefix = new Uint8Array(MAC_PREFIX.size);
+  const { prefix } = cipher;
   MAC_PREFIX.context.set(prefix, context);
   MAC_PREFIX.flagsAndIv.set(prefix, header.subarray(0, PACKET_HEADER.mac.offset));
   MAC_PREFIX.guestLength.set(prefix, guestLength);
-  MAC_PREFIX.transLength.set(prefix, data.length);
-  return cipher.mac(prefix, data, measure);
+  MAC_PREFIX.transLength.set(prefix, transLength);
+  return cipher.mac(measure);
 }

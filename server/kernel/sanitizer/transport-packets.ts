@@ -1,7 +1,7 @@
 import type { Vm } from '../kvm/vm.js';
 import type { Findings } from './findings.js';
 
-/** Where the MAC stands in a packet's header. With its random IV it is another one for each packet, whatever that holds. */
+/** Where the MAC stands in a packet's header. The IV is under it, so that it is another one for each packet, whatever that holds. */
 const MAC = { offset: 20, length: 16 } as const;
 /** Packets of guests of this host that are remembered; the oldest are forgotten first. */
 const SENT_MAX = 2 ** 18;

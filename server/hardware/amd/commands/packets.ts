@@ -4,7 +4,15 @@ import { PACKET } from '../command-buffers.js';
 import { hasCBit } from '../firmware-memory.js';
 import type { GuestContext } from '../guest-context.js';
 import { BLOCK_SIZE } from '../memory-encryption.js';
-import { MAC_CONTEXT, openPacket, PACKET_COMPRESSED, PACKET_HEADER, type PacketContext, sealPacket } from '../packet.js';
+import {
+  MAC_CONTEXT,
+  openPacket,
+  PACKET_COMPRESSED,
+  PACKET_HEADER,
+  type PacketContext,
+  sealPacket,
+  successorIv,
+} from '../packet.js';
 import { hasPolicy, POLICY } from '../policy.js';
 import { STATUS, type Status } from '../status.js';
 
@@ -12,6 +20,10 @@ import { STATUS, type Status } from '../status.js';
  * SEND_UPDATE_DATA, SEND_UPDATE_VMSA, RECEIVE_UPDATE_DATA and RECEIVE_UPDATE_VMSA (sev-firmware.md 2.7): guest memory in
  * transport. A packet is bound to its session and to nothing else, so that one can be repeated, dropped, reordered and
  * put anywhere in the guest's memory, here as on real parts.
+ *
+ * A packet's initialisation vector is the firmware's to choose, and the other side takes any. Here that of a session's first
+ * packet is random, and each other one is the counter block behind the packet before: no counter block is used twice under
+ * one key. How real firmware chooses them is not published (not verified).
  */
 
 type PageContext = Exclude<PacketContext, typeof MAC_CONTEXT.LAUNCH_SECRET>;
@@ -48,7 +60,8 @@ function send({ firmware, guest, state, key, buffer }: ActiveGuestCall<'send-upd
   if (writable !== STATUS.SUCCESS) return writable;
   const plaintext = memory.read(guestPaddr, guestLength, key);
   if (plaintext === null) return STATUS.INVALID_ADDRESS;
-  const packet = sealPacket(state.transport, { context }, firmware.random.bytes(IV_LENGTH), plaintext);
+  const iv = successorIv(state.transport) ?? firmware.random.bytes(IV_LENGTH);
+  const packet = sealPacket(state.transport, { context }, iv, plaintext);
   memory.writeAllowed(hdrPaddr, packet.header, null);
   memory.writeAllowed(transPaddr, packet.data, null);
   firmware.charge('psp_kib_encrypted', guestLength / 1024);

@@ -174,6 +174,29 @@ describe('a guest that is sent', () => {
     expect(put(sent.header, sent.data)).toBe(STATUS.SUCCESS);
   });
 
+  it('goes under one key stream that no two packets share, and under another one in each session', () => {
+    const { source, target, guest, received } = inTransit();
+    const first = (header: Uint8Array): bigint => BigInt(`0x${hex(header.subarray(4, 20))}`);
+    const lengths = [16, PAGE_SIZE, 48, 2048];
+    const sent = lengths.map((length) => sendUpdate(source, 'SEND_UPDATE_DATA', guest.handle, guest.page, length));
+    let expected = first(sent[0]?.header ?? new Uint8Array(0));
+    for (const { header, data } of sent) {
+      expect(first(header)).toBe(BigInt.asUintN(128, expected));
+      expected += BigInt(data.length / 16);
+    }
+    const page = emptyPage(target);
+    for (const packet of [...sent].reverse()) {
+      expect(putPacket(target, 'RECEIVE_UPDATE_DATA', received.handle, page, packet)).toBe(STATUS.SUCCESS);
+      expect(hex(target.seenBy(received.asid, page, packet.data.length))).toBe('5a'.repeat(packet.data.length));
+    }
+
+    source.onGuest('SEND_CANCEL', guest.handle);
+    sendStart(source, { handle: guest.handle, ...targetCertificates(target) });
+    const again = sendUpdate(source, 'SEND_UPDATE_DATA', guest.handle, guest.page, PAGE_SIZE);
+    expect(first(again.header)).not.toBe(BigInt.asUintN(128, expected));
+    expect(hex(again.data)).not.toBe(hex(sent[1]?.data ?? new Uint8Array(0)));
+  });
+
   it('runs on at the source after SEND_CANCEL, with what ATTESTATION reports unchanged', () => {
     const { source, guest } = inTransit();
     expect(source.onGuest('SEND_CANCEL', guest.handle).status).toBe(STATUS.SUCCESS);
