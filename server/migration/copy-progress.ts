@@ -22,12 +22,15 @@ export interface MigrationStatistics {
   readonly downtimeMs: number;
   /** How far auto-converge has slowed the vCPUs down, in per cent of their time. */
   readonly throttlePercent: number;
+  /** Post-copy: pages that were sent because somebody waited for them. */
+  readonly faultsServed: number;
 }
 
 /** What the source counts. The times it is told are those of any clock that does not go back. */
 export class CopyProgress {
   round = 1;
   throttlePercent = 0;
+  faultsServed = 0;
   private pagesSent = 0;
   private pagesLeft = 0;
   private bytesSent = 0;
@@ -86,9 +89,9 @@ export class CopyProgress {
   }
 
   statistics(nowMs: number): MigrationStatistics {
-    const { round, pagesSent, pagesLeft, bytesSent, throttlePercent } = this;
+    const { round, pagesSent, pagesLeft, bytesSent, throttlePercent, faultsServed } = this;
     return {
-      ...{ round, pagesSent, pagesLeft, bytesSent, throttlePercent },
+      ...{ round, pagesSent, pagesLeft, bytesSent, throttlePercent, faultsServed },
       bytesPerSecond: this.rate.perSecond(nowMs),
       dirtyPagesPerSecond: this.dirtyPerSecond,
       expectedDowntimeMs: this.expectedDowntimeMs(nowMs),

@@ -32,6 +32,8 @@ export const whyNotSent = (vm: Vm): Failure | null => {
     return new Failure('EIO', 'VM_NOT_ALIVE', 'server/migration', { object: `vm ${vm.id}`, state: life.kind });
   if (vm.pause !== null || vm.writeLog !== null)
     return new Failure('EBUSY', 'MIGRATION_UNDER_WAY', 'server/migration', { object: `vm ${vm.id}` });
+  if ([...vm.memslots].some(({ npages, userspaceAddr: at }) => vm.mm.hasMissing(at, at + npages * PAGE_SIZE)))
+    return new Failure('EBUSY', 'PAGES_STILL_OWED', 'server/migration', { object: `vm ${vm.id}` });
   if (vm.createdVcpus !== vm.vcpus.length)
     return new Failure('EBUSY', 'VCPU_CREATION_IN_PROGRESS', 'server/migration', { object: `vm ${vm.id}` });
   if (arch.sev !== null && isSevSnpGuest(vm))

@@ -1,6 +1,6 @@
 import { failed } from '../kernel/failure.js';
 import { inflated } from './deflate.js';
-import type { DestinationGuest, PageBatch, ReceiveGuest } from './guest.js';
+import type { DestinationGuest, OwedFramesHandler, PageBatch, ReceiveGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
 import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
@@ -8,27 +8,34 @@ import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type 
 /** The destination's side of a migration; `hand-over.md` has the table of states and of what silence means. */
 
 /** In the order in which a migration that succeeds goes through them. */
-export const DESTINATION_PHASES = ['expecting', 'opening', 'receiving', 'prepared'] as const;
+export const DESTINATION_PHASES = ['expecting', 'opening', 'receiving', 'prepared', 'fetching'] as const;
 
-/** Where a migration is that has not ended: nothing, an offer, memory, everything but Commit. */
+/** Where a migration is that has not ended: nothing, an offer, memory, everything but Commit, a guest that runs without all of it. */
 export type DestinationPhase = (typeof DESTINATION_PHASES)[number];
 
 export type DestinationState =
   | { readonly phase: DestinationPhase }
-  /** The guest is this host's. */
-  | { readonly phase: 'committed' }
+  /** The guest is this host's. `lost`: pages of it that nobody has any more. */
+  | { readonly phase: 'committed'; readonly lost: number }
   /** The copy is destroyed; a Commit that is still under way finds nothing. */
   | { readonly phase: 'aborted'; readonly reason: string };
+
+/** Frames that one message asks for. */
+export const WANTED_MAX = 1024;
 
 export class Destination {
   state: DestinationState = { phase: 'expecting' };
   private readonly link: Link;
   private guest: DestinationGuest | null = null;
+  /** Some of the guest's memory is to follow it. */
+  private postCopy = false;
   /** The first question whose answer was given after the end. */
   private firstAfterEnd = Number.POSITIVE_INFINITY;
   /** Both sides know how it ended, so the session may be forgotten. */
   closed = false;
   pagesReceived = 0;
+  /** Post-copy: pages that somebody has touched before they had come. */
+  faults = 0;
 
   constructor(
     private readonly local: LocalSide,
@@ -41,7 +48,13 @@ export class Destination {
 
   get standing(): Standing {
     const { phase } = this.state;
+    if (phase === 'fetching') return 'committed';
     return phase === 'prepared' || phase === 'committed' || phase === 'aborted' ? phase : 'receiving';
+  }
+
+  /** Post-copy: pages that are still to come. */
+  get pagesMissing(): number {
+    return this.guest?.missing ?? 0;
   }
 
   /** A stream to the source is there; stream 0 carries everything but pages, and nothing goes on without it. */
@@ -88,7 +101,8 @@ export class Destination {
    * the session aborted. The copy is destroyed before anybody is told.
    */
   abort(reason: string): void {
-    if (this.state.phase === 'committed' || this.state.phase === 'aborted') return;
+    const { phase } = this.state;
+    if (phase === 'fetching' || phase === 'committed' || phase === 'aborted') return;
     this.guest?.destroy();
     this.guest = null;
     this.state = { phase: 'aborted', reason };
@@ -113,9 +127,23 @@ export class Destination {
     this.abort('OPERATOR_OVERRIDE');
   }
 
+  /**
+   * DANGEROUS. An operator does not wait for the source any longer, and the guest runs here already: what it still misses is
+   * lost, and whoever touches that gets an error. It is recorded.
+   */
+  forceLoss(): void {
+    if (this.state.phase !== 'fetching') return;
+    this.ledger.record({ kind: 'overridden', session: this.local.session, decision: 'discard' });
+    this.loseOwed();
+  }
+
   private heard(message: Message): void {
     const { phase } = this.state;
     if (phase === 'committed') return;
+    if (phase === 'fetching') {
+      if (message.kind === 'pages') this.fetched(message.batch);
+      return;
+    }
     if (phase === 'aborted') {
       this.heardTooLate(message);
       return;
@@ -150,6 +178,10 @@ export class Destination {
       case 'pages':
         this.receivePages(message.batch);
         return;
+      case 'owed':
+        this.step(this.guest?.owe(message.runs, this.owedFrames), 'receiving');
+        this.postCopy = true;
+        return;
       case 'state':
         this.step(this.guest?.restore(message.state), 'receiving');
         return;
@@ -176,11 +208,44 @@ export class Destination {
   private commit(): void {
     // Ownership passes with the record: whoever asks a daemon that has restarted must be told so.
     this.ledger.record({ kind: 'committed', session: this.local.session });
-    this.state = { phase: 'committed' };
+    this.state = this.postCopy ? { phase: 'fetching' } : { phase: 'committed', lost: 0 };
     this.ended();
     this.guest?.release();
     this.link.send({ kind: 'committed' });
+    // The process may have given up all of it before it ran.
+    if (this.postCopy && this.pagesMissing === 0) this.complete(0);
   }
+
+  /** Every page has come, or is not wanted any more, or never will come. */
+  private complete(lost: number): void {
+    if (this.state.phase !== 'fetching') return;
+    this.state = { phase: 'committed', lost };
+    this.ended();
+    this.link.send({ kind: 'complete' });
+  }
+
+  private fetched(batch: PageBatch): void {
+    this.pagesReceived += batch.gfns.length;
+    const pages = inflated(batch);
+    const refused = failed(pages) ? pages : this.guest?.receive(pages);
+    // It cannot be given back, and what has been spoilt on the way is not sent again.
+    if (refused) this.loseOwed();
+  }
+
+  private loseOwed(): void {
+    const lost = this.pagesMissing;
+    this.guest?.lose();
+    this.complete(lost);
+  }
+
+  private readonly owedFrames: OwedFramesHandler = {
+    wanted: (gfns) => {
+      this.faults += gfns.length;
+      for (let at = 0; at < gfns.length; at += WANTED_MAX)
+        this.link.send({ kind: 'wanted', gfns: gfns.slice(at, at + WANTED_MAX) });
+    },
+    whole: () => this.complete(0),
+  };
 
   private ended(): void {
     this.firstAfterEnd = this.link.asked + 1;
@@ -189,6 +254,7 @@ export class Destination {
   private heardStanding(frame: Extract<Frame, { readonly kind: 'standing' }>): void {
     const { link } = this;
     if (frame.answers === link.asked && frame.standing === 'unknown') this.sourceForgot(frame.boot);
+    if (frame.boot === link.peerBoot && frame.standing === 'sent') this.sourceHasNone();
     if (link.peerBoot === frame.boot && frame.standing === 'stayed') this.abort('SOURCE_STAYED');
     const ended = frame.standing === 'sent' || frame.standing === 'stayed' || frame.standing === 'unknown';
     if (frame.answers >= this.firstAfterEnd && ended) this.settled();
@@ -201,7 +267,13 @@ export class Destination {
    */
   private sourceForgot(boot: string): void {
     const { phase } = this.state;
-    if (phase !== 'prepared' || boot === this.link.peerBoot) this.abort('SOURCE_FORGOT');
+    if (phase === 'fetching') this.loseOwed();
+    else if (phase !== 'prepared' || boot === this.link.peerBoot) this.abort('SOURCE_FORGOT');
+  }
+
+  /** It has been told by its operator that nobody will ask for more. */
+  private sourceHasNone(): void {
+    if (this.state.phase === 'fetching') this.loseOwed();
   }
 
   private settled(): void {

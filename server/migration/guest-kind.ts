@@ -37,6 +37,8 @@ export interface GuestKind {
   readonly name: GuestKindName;
   /** Whether vCPUs that a post-move policy lets through would find the guest on a host that has sent it. */
   readonly runsWithoutKey: boolean;
+  /** Why such a guest cannot run before all of it has arrived; null: it can. */
+  readonly whyNoPostCopy: string | null;
   source(vm: Vm): SourceKind;
   /** What the source's platform needs to know of this one. */
   target(kernel: Kernel): Result<Uint8Array>;

@@ -83,8 +83,31 @@ export interface PageBatch {
   readonly data: Uint8Array;
 }
 
+/** Guest frames that follow one another. */
+export interface FrameRun {
+  readonly first: number;
+  readonly count: number;
+}
+
 /** Bytes that a batch takes, about. */
 export const batchBytes = ({ gfns, headers, data }: PageBatch): number => data.length + headers.length + 8 * gfns.length;
+
+/**
+ * Memory of a guest that is to run elsewhere before it is there (post-copy): what the frames held when it was stopped. It stays,
+ * whatever becomes of the VM and of its process, until it has been sent or is released.
+ */
+export interface HeldMemory {
+  /** Frames that have not been sent. */
+  readonly size: number;
+  readonly runs: readonly FrameRun[];
+  /** Somebody waits for a frame that has not been sent. */
+  readonly urgent: boolean;
+  /** Frames that are to go before the others. @returns how many of them had not been sent */
+  want(gfns: readonly number[]): number;
+  /** At most `pages` pages: those that somebody waits for, else the next. Null: all have been sent. */
+  next(pages: number): PageBatch | null;
+  release(): void;
+}
 
 /**
  * The guest on the source, as the protocol needs it. One implementation for each kind of guest; none of these calls waits,
@@ -104,6 +127,8 @@ export interface SourceGuest {
   throttle(percent: number): void;
   /** Stops the vCPUs under their mutexes, with no I/O half done. `stopped` is called when they have, or why they cannot. */
   stop(stopped: (failure: Failure | null) => void): void;
+  /** Takes what `next` would still give, of a stopped guest, and keeps it for later. */
+  hold(): Result<HeldMemory>;
   /** Everything beside memory, of a stopped guest; pages it still owes are given by `next`. */
   state(): Result<Uint8Array>;
   /** Makes an entry fail in the machinery (DEACTIVATE): called before Commit leaves. */
@@ -114,12 +139,27 @@ export interface SourceGuest {
   finish(): void;
 }
 
+/** Told of the frames that a guest lacks which runs already. */
+export interface OwedFramesHandler {
+  /** Somebody touches these frames for the first time. */
+  wanted(gfns: readonly number[]): void;
+  /** None is missing any more: they have come, or the process has given them up. */
+  whole(): void;
+}
+
 /** A guest that is being received. */
 export interface DestinationGuest {
   /** What the source's platform needs to know of this one. */
   readonly target: Uint8Array;
   begin(opening: Uint8Array): Failure | null;
+  /** Takes pages. Once frames are owed, only what is still missing of them: a copy of the others would be old. */
   receive(batch: PageBatch): Failure | null;
+  /** These frames follow when the guest runs; what has come of them before is old, and goes. */
+  owe(runs: readonly FrameRun[], handler: OwedFramesHandler): Failure | null;
+  /** Frames that are owed and have not come. */
+  readonly missing: number;
+  /** Nobody will send what is missing: whoever touches it gets an error from now on. */
+  lose(): void;
   restore(state: Uint8Array): Failure | null;
   /** All is here (RECEIVE_FINISH). Its vCPUs do not run before `release`. */
   prepare(): Failure | null;

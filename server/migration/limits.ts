@@ -1,3 +1,10 @@
+/**
+ * When a guest may be handed over before all of its memory has been copied (QEMU's `postcopy-ram`): not at all; when somebody
+ * asks for it (`migrate-start-postcopy`); then, and where the rounds are over and it would be stopped for too long; at once.
+ */
+export const POST_COPY_MODES = ['never', 'on-request', 'after-rounds', 'at-once'] as const;
+export type PostCopyMode = (typeof POST_COPY_MODES)[number];
+
 /** How long to go on copying while the guest runs, and what the copying may take. */
 export interface CopyLimits {
   /** Milliseconds that the guest may be stopped, as far as that can be foreseen. */
@@ -12,6 +19,7 @@ export interface CopyLimits {
   readonly streams: number;
   /** Compresses pages that travel in the clear; sealed ones cannot be made smaller. */
   readonly compress: boolean;
+  readonly postCopy: PostCopyMode;
   /** Pages of one message. */
   readonly batchPages: number;
 }
@@ -23,5 +31,6 @@ export const DEFAULT_LIMITS: CopyLimits = {
   autoConverge: false,
   streams: 1,
   compress: false,
+  postCopy: 'never',
   batchPages: 256,
 };

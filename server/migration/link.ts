@@ -70,10 +70,13 @@ export class Link {
     return this.open.has(CONTROL_STREAM);
   }
 
-  /** Whether a bulk message may be sent over a stream: it is there, and the window is open. Control messages go always. */
-  hasCredit(stream: number): boolean {
+  /**
+   * Whether a bulk message may be sent over a stream: it is there, and the window is open. Control messages go always.
+   * @param window bytes that may be under way
+   */
+  hasCredit(stream: number, window = WINDOW_BYTES): boolean {
     const { open, outboxBytes, outbox } = this;
-    return this.connected && open.has(stream) && outboxBytes < WINDOW_BYTES && outbox.length < WINDOW_MESSAGES;
+    return this.connected && open.has(stream) && outboxBytes < window && outbox.length < WINDOW_MESSAGES;
   }
 
   /** Everything sent has arrived. */

@@ -18,6 +18,7 @@ import { IOCTL } from '../kernel/uapi/ioctls.js';
 import { kvm_pit_config } from '../kernel/uapi/irq-structs.js';
 import { kvm_enable_cap, kvm_enc_region, kvm_userspace_memory_region } from '../kernel/uapi/kvm-structs.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
+import { FetchedPages } from './fetched-pages.js';
 import type { DestinationGuest, GuestDescription, WiringDescription } from './guest.js';
 import { atOnce } from './kernel-call.js';
 import { KINDS } from './kinds.js';
@@ -211,11 +212,23 @@ const destinationGuest = (
   wired: (wiring: Partial<WiringDescription>) => void,
 ): DestinationGuest => {
   const { vm } = reception;
-  const own = KINDS[kind].destination(vm, keep);
+  const { whyNoPostCopy, destination } = KINDS[kind];
+  const own = destination(vm, keep);
+  let fetched: FetchedPages | null = null;
   return {
     target,
     begin: (opening) => own.begin(opening),
-    receive: (batch) => own.receive(batch),
+    receive: (batch) => (fetched === null ? own.receive(batch) : fetched.receive(batch)),
+    owe: (runs, handler) => {
+      if (whyNoPostCopy !== null)
+        return new Failure('EINVAL', 'POST_COPY_NOT_FOR_ENCRYPTED', 'server/migration', { guest: kind, why: whyNoPostCopy });
+      fetched ??= new FetchedPages(reception.mm, reception.slots, keep, handler);
+      return fetched.expect(runs);
+    },
+    get missing() {
+      return fetched?.size ?? 0;
+    },
+    lose: () => fetched?.lose(),
     restore: (state) => {
       const parts = decodeParts(state);
       if (failed(parts)) return parts;

@@ -1,4 +1,4 @@
-import { failed, type Result } from '../kernel/failure.js';
+import { Failure, failed, type Result } from '../kernel/failure.js';
 import { CpuThrottle } from '../kernel/kvm/cpu-throttle.js';
 import { markSent } from '../kernel/kvm/sent.js';
 import type { Vm } from '../kernel/kvm/vm.js';
@@ -6,10 +6,23 @@ import { VmPause } from '../kernel/kvm/vm-pause.js';
 import { BatchRoom } from './batch-room.js';
 import { describeGuest, describeWiring, kindOf, whyNotAsDescribed, whyNotSent } from './describe.js';
 import type { SourceGuest } from './guest.js';
+import { HeldPages } from './held-pages.js';
 import { KINDS } from './kinds.js';
 import { OwedPages } from './owed-pages.js';
 import { encodeParts } from './state-parts.js';
 import { encodeWiring } from './wiring.js';
+
+/** Why such a guest cannot be handed over before all of it has arrived; null: it can. EINVAL. */
+export const whyNoPostCopy = (vm: Vm): Failure | null => {
+  const kind = KINDS[kindOf(vm)];
+  if (kind.whyNoPostCopy === null) return null;
+  return new Failure('EINVAL', 'POST_COPY_NOT_FOR_ENCRYPTED', 'server/migration', {
+    field: 'limits.post_copy',
+    object: `vm ${vm.id}`,
+    guest: kind.name,
+    why: kind.whyNoPostCopy,
+  });
+};
 
 /** What has been done to a VM on its way out, so that it can be taken back. */
 interface Progress {
@@ -56,6 +69,12 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
     },
     stop: (stopped) => {
       done.pause = VmPause.begin(vm, () => stopped(null));
+    },
+    hold: () => {
+      const unfit = whyNoPostCopy(vm);
+      if (unfit !== null) return unfit;
+      if (done.owed === null) throw new Error('nothing has been begun');
+      return HeldPages.hold(vm, done.owed, room);
     },
     state: () => {
       const changed = whyNotAsDescribed(vm, description);

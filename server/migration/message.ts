@@ -1,4 +1,4 @@
-import type { GuestDescription, PageBatch } from './guest.js';
+import type { FrameRun, GuestDescription, PageBatch } from './guest.js';
 
 /** Version of the protocol; a peer may speak this one or the one before. */
 export const PROTOCOL_VERSION = 1;
@@ -19,7 +19,9 @@ export type Message =
   | { readonly kind: 'pages'; readonly batch: PageBatch }
   /** S: what is left of the guest beside its memory. */
   | { readonly kind: 'state'; readonly state: Uint8Array }
-  /** S: everything has been sent. */
+  /** S: post-copy: frames that follow once the guest runs. They are not written here any more. */
+  | { readonly kind: 'owed'; readonly runs: readonly FrameRun[] }
+  /** S: everything has been sent that the guest needs in order to run. */
   | { readonly kind: 'prepare' }
   /** D: everything is here, and only Commit is missing. */
   | { readonly kind: 'prepared' }
@@ -27,6 +29,10 @@ export type Message =
   | { readonly kind: 'commit' }
   /** D: the guest is mine, and that is on disk. */
   | { readonly kind: 'committed' }
+  /** D: post-copy: somebody touches these frames, and waits. */
+  | { readonly kind: 'wanted'; readonly gfns: readonly number[] }
+  /** D: post-copy: no frame is missing any more. */
+  | { readonly kind: 'complete' }
   /** S: destroy your copy, if you have not committed. */
   | { readonly kind: 'abort'; readonly reason: string }
   /** D: my copy is destroyed. */
@@ -37,6 +43,7 @@ export const STANDINGS = [
   'unknown',
   'sending',
   'in-doubt',
+  'serving',
   'sent',
   'stayed',
   'receiving',

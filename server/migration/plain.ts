@@ -8,6 +8,7 @@ import { restorePart, saveState } from './guest-state.js';
 export const plainKind: GuestKind = {
   name: 'plain',
   runsWithoutKey: true,
+  whyNoPostCopy: null,
 
   source: (vm: Vm) => ({
     begin: () => new Uint8Array(0),

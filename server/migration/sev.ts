@@ -191,6 +191,8 @@ const mustWork = (failure: Failure | null): void => {
 export const sevKind: GuestKind = {
   name: 'sev',
   runsWithoutKey: false,
+  // A page comes into the guest by RECEIVE_UPDATE_DATA, which the firmware refuses once the guest runs (state RUNNING).
+  whyNoPostCopy: 'the firmware takes no page after RECEIVE_FINISH, without which the guest does not run',
 
   source: (vm: Vm) => ({
     begin: (target) => begin(vm, target),

@@ -1,9 +1,9 @@
 import { PAGE_SIZE } from '../hardware/units.js';
-import { type Failure, failed } from '../kernel/failure.js';
+import { Failure, failed } from '../kernel/failure.js';
 import { AutoConverge } from './auto-converge.js';
 import { CopyProgress, type MigrationStatistics } from './copy-progress.js';
 import { deflated } from './deflate.js';
-import type { SourceGuest } from './guest.js';
+import type { HeldMemory, PageBatch, SourceGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import type { CopyLimits } from './limits.js';
 import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
@@ -17,14 +17,33 @@ import { TokenBucket } from './token-bucket.js';
  */
 
 /** In the order in which a migration that succeeds goes through them; in the first three the guest runs. */
-export const SOURCE_PHASES = ['negotiating', 'copying', 'stopping', 'draining', 'preparing', 'committing', 'revoking'] as const;
+export const SOURCE_PHASES = [
+  'negotiating',
+  'copying',
+  'stopping',
+  'draining',
+  'preparing',
+  'committing',
+  'revoking',
+  'serving',
+] as const;
+
+/** Runs of frames that one message names. */
+export const OWED_RUNS_MAX = 16_384;
+/**
+ * Bytes under way while the destination's guest runs without all of its memory: what somebody waits for is behind them. Enough
+ * for 1 GB/s over a millisecond.
+ */
+const PUSH_WINDOW_BYTES = 2 ** 20;
+/** Pages of a message then. */
+const PUSH_PAGES = 32;
 
 /** Where a migration is that has not ended. */
 export type SourcePhase = (typeof SOURCE_PHASES)[number];
 
 export type SourceState =
   | { readonly phase: SourcePhase }
-  /** The destination owns the guest. */
+  /** The destination owns the guest, and all of it that it wants. */
   | { readonly phase: 'sent' }
   /** The guest has stayed here, or has come back. */
   | { readonly phase: 'stayed'; readonly reason: string };
@@ -41,6 +60,10 @@ export class Source {
   /** Where the peer's boot, the one that will prepare, keeps its records. */
   private peerLedger: string | null = null;
   private reasonToRevoke = '';
+  /** The guest is to be handed over before all of its memory. */
+  private postCopy: boolean;
+  /** What is still here then. */
+  private held: HeldMemory | null = null;
 
   constructor(
     local: LocalSide,
@@ -52,6 +75,7 @@ export class Source {
     this.link = new Link(local, transmit, (message) => this.messageArrived(message));
     this.bucket = limits.bandwidth === null ? null : new TokenBucket(limits.bandwidth);
     this.converge = limits.autoConverge ? new AutoConverge() : null;
+    this.postCopy = limits.postCopy === 'at-once';
     this.link.send({ kind: 'offer', guest: guest.describe() });
   }
 
@@ -69,6 +93,7 @@ export class Source {
       case 'committing':
       case 'revoking':
         return 'in-doubt';
+      case 'serving':
       case 'sent':
       case 'stayed':
         return this.state.phase;
@@ -99,7 +124,15 @@ export class Source {
   pump(nowMs: number, stream = CONTROL_STREAM): number | null {
     this.nowMs = nowMs;
     const { phase } = this.state;
-    if ((phase !== 'copying' && phase !== 'draining') || !this.link.hasCredit(stream)) return null;
+    if (!this.link.hasCredit(stream)) return null;
+    if (phase === 'serving') return this.serve(stream);
+    if (phase !== 'copying' && phase !== 'draining') return null;
+    if (phase === 'copying' && this.postCopy) {
+      // What is under way would count as downtime.
+      if (this.link.drained) this.stop();
+      return null;
+    }
+    if (phase === 'draining' && this.postCopy && this.held === null && !this.holdBack()) return null;
     const wait = phase === 'copying' ? (this.bucket?.waitMs(nowMs) ?? 0) : 0;
     if (wait > 0) return wait;
     const batch = this.guest.next(phase === 'copying' ? this.affordablePages : this.limits.batchPages);
@@ -108,12 +141,31 @@ export class Source {
       return null;
     }
     if (batch === null) return this.nothingOwed();
+    this.send(batch, stream);
+    return 0;
+  }
+
+  /** Post-copy: what somebody waits for, else what comes next. */
+  private serve(stream: number): number | null {
+    const { held, nowMs, link, limits } = this;
+    if (held === null) return null;
+    if (!held.urgent) {
+      if (!link.hasCredit(stream, PUSH_WINDOW_BYTES)) return null;
+      const wait = this.bucket?.waitMs(nowMs) ?? 0;
+      if (wait > 0) return wait;
+    }
+    const batch = held.next(Math.min(limits.batchPages, held.urgent ? limits.batchPages : this.affordablePages, PUSH_PAGES));
+    if (batch === null) return null;
+    this.send(batch, stream);
+    return 0;
+  }
+
+  private send(batch: PageBatch, stream: number): void {
     const travelling = this.limits.compress ? deflated(batch) : batch;
     if (travelling !== batch) this.guest.recycle(batch);
     this.link.send({ kind: 'pages', batch: travelling }, stream);
     this.bucket?.take(batch.gfns.length * PAGE_SIZE);
-    this.progress.sent(travelling, nowMs);
-    return 0;
+    this.progress.sent(travelling, this.nowMs);
   }
 
   /** Pages of the next message while the guest runs: a low limit of bandwidth is no reason for bursts of a whole batch. */
@@ -127,6 +179,28 @@ export class Source {
     this.heardFrame(frame);
   }
 
+  /**
+   * Hands the guest over now, or as soon as it is copied at all: what the destination does not have yet follows while it runs.
+   * EINVAL: that was not allowed when the migration began; EBUSY: the guest has been stopped without.
+   */
+  startPostCopy(): Failure | null {
+    const { limits, state } = this;
+    if (limits.postCopy === 'never')
+      return new Failure('EINVAL', 'POST_COPY_NOT_ALLOWED', 'server/migration', {
+        field: 'limits.post_copy',
+        given: limits.postCopy,
+        allowed: 'a migration that was begun with it',
+      });
+    if (this.postCopy) return null;
+    if (state.phase !== 'negotiating' && state.phase !== 'copying')
+      return new Failure('EBUSY', 'GUEST_IS_STOPPED', 'server/migration', {
+        state: state.phase,
+        allowed: 'negotiating or copying',
+      });
+    this.postCopy = true;
+    return null;
+  }
+
   /** Gives the migration up. Before Commit has left the guest runs on at once; afterwards the destination has to agree. */
   cancel(reason: string): void {
     switch (this.state.phase) {
@@ -136,6 +210,7 @@ export class Source {
         this.link.send({ kind: 'abort', reason });
         return;
       case 'revoking':
+      case 'serving':
       case 'sent':
       case 'stayed':
         return;
@@ -157,12 +232,13 @@ export class Source {
 
   /**
    * DANGEROUS. An operator knows what the protocol cannot: that the destination owns the guest. If that is wrong, the guest
-   * is lost. It is recorded.
+   * is lost. While it serves: that the destination will not ask for the rest any more. It is recorded.
    */
   forceSent(session: string): void {
-    if (this.standing !== 'in-doubt') return;
+    if (this.standing !== 'in-doubt' && this.standing !== 'serving') return;
     this.ledger.record({ kind: 'overridden', session, decision: 'discard' });
     this.destinationOwns();
+    this.servedAll();
   }
 
   private messageArrived(message: Message): void {
@@ -209,6 +285,12 @@ export class Source {
       case 'aborted':
         this.destinationAborted(message.reason);
         return;
+      case 'wanted':
+        this.progress.faultsServed += this.held?.want(message.gfns) ?? 0;
+        return;
+      case 'complete':
+        this.servedAll();
+        return;
       default:
         this.cancel('MESSAGE_UNEXPECTED');
     }
@@ -241,13 +323,19 @@ export class Source {
     const { progress, nowMs, limits } = this;
     const left = this.guest.nextRound();
     const sent = progress.roundOver(left, nowMs);
-    if (progress.expectedDowntimeMs(nowMs) > limits.downtimeMs && progress.round < limits.rounds) {
+    const tooLong = progress.expectedDowntimeMs(nowMs) > limits.downtimeMs;
+    if (tooLong && progress.round < limits.rounds) {
       progress.round++;
       this.slowDown(sent, left);
       return;
     }
+    if (tooLong && limits.postCopy === 'after-rounds') this.postCopy = true;
+    this.stop();
+  }
+
+  private stop(): void {
     this.state = { phase: 'stopping' };
-    progress.stopping(nowMs);
+    this.progress.stopping(this.nowMs);
     this.guest.stop((failure) => this.stopped(failure));
   }
 
@@ -266,6 +354,21 @@ export class Source {
     }
     this.progress.owes(this.guest.nextRound());
     this.state = { phase: 'draining' };
+  }
+
+  /** What is owed now stays here until the guest runs: the destination is only told what it is. @returns false: it cannot */
+  private holdBack(): boolean {
+    const held = this.guest.hold();
+    if (failed(held)) {
+      this.cancel(held.reason);
+      return false;
+    }
+    if (held.size === 0) return true;
+    this.held = held;
+    this.progress.owes(held.size);
+    for (let at = 0; at < held.runs.length; at += OWED_RUNS_MAX)
+      this.link.send({ kind: 'owed', runs: held.runs.slice(at, at + OWED_RUNS_MAX) });
+    return true;
   }
 
   private allSent(): void {
@@ -301,6 +404,9 @@ export class Source {
       if (frame.answers === link.asked && (frame.boot !== link.peerBoot || frame.standing === 'unknown')) link.close();
     } else if (this.standing === 'in-doubt') {
       if (frame.answers >= this.firstProof) this.heardProof(frame);
+    } else if (this.standing === 'serving') {
+      // The guest is lost with its holder; what is here is of no use to anybody.
+      if (frame.answers === link.asked && (frame.boot !== link.peerBoot || frame.standing === 'unknown')) this.servedAll();
     } else if (frame.answers === link.asked && (frame.boot !== link.peerBoot || frame.standing === 'unknown'))
       this.destinationGone();
     if (frame.boot !== link.peerBoot || frame.answers !== link.asked) return;
@@ -308,8 +414,10 @@ export class Source {
   }
 
   private heardProof({ standing, boot, ledger }: Extract<Frame, { readonly kind: 'standing' }>): void {
-    if (standing === 'committed') this.destinationOwns();
-    else if (standing === 'aborted') this.destinationAborted('DESTINATION_ABORTED');
+    if (standing === 'committed') {
+      this.destinationOwns();
+      if (boot !== this.link.peerBoot) this.servedAll();
+    } else if (standing === 'aborted') this.destinationAborted('DESTINATION_ABORTED');
     else if (standing === 'unknown' && this.provesNothingRan(boot, ledger)) this.destinationGone();
   }
 
@@ -332,17 +440,27 @@ export class Source {
   private destinationOwns(): void {
     const { phase } = this.state;
     if (phase === 'committing' || phase === 'revoking') {
-      this.state = { phase: 'sent' };
+      this.state = { phase: 'serving' };
       this.progress.runs(this.nowMs);
       this.guest.finish();
-      this.link.close();
-    }
-    if (this.state.phase === 'sent') this.link.settle();
+      if (this.held === null) this.servedAll();
+    } else if (phase === 'sent') this.link.settle();
+  }
+
+  /** The destination needs nothing of the guest any more. */
+  private servedAll(): void {
+    if (this.state.phase !== 'serving') return;
+    this.held?.release();
+    this.state = { phase: 'sent' };
+    this.link.close();
+    this.link.settle();
   }
 
   private stay(reason: string): void {
-    if (this.state.phase === 'sent' || this.state.phase === 'stayed') return;
+    const { phase } = this.state;
+    if (phase === 'serving' || phase === 'sent' || phase === 'stayed') return;
     this.state = { phase: 'stayed', reason };
+    this.held?.release();
     this.progress.runs(this.nowMs);
     this.progress.throttlePercent = 0;
     this.guest.resume();

@@ -1,7 +1,14 @@
 import { Destination } from '../../server/migration/destination.js';
-import type { DestinationGuest, GuestDescription, PageBatch, SourceGuest } from '../../server/migration/guest.js';
+import type {
+  DestinationGuest,
+  GuestDescription,
+  HeldMemory,
+  OwedFramesHandler,
+  PageBatch,
+  SourceGuest,
+} from '../../server/migration/guest.js';
 import type { Ledger, LedgerEntry } from '../../server/migration/ledger.js';
-import { type CopyLimits, DEFAULT_LIMITS } from '../../server/migration/limits.js';
+import { type CopyLimits, DEFAULT_LIMITS, type PostCopyMode } from '../../server/migration/limits.js';
 import type { Transmit } from '../../server/migration/link.js';
 import type { Frame } from '../../server/migration/message.js';
 import { answerForUnknown } from '../../server/migration/sessions.js';
@@ -44,6 +51,13 @@ export class Copy {
   runnable = false;
   /** It takes no memory any more. */
   gone = false;
+  /** Post-copy: pages that have not come, and whose guest waits for them. */
+  readonly missing = new Set<number>();
+  readonly awaited = new Set<number>();
+  /** What is missing will never come. */
+  lost = false;
+  /** Of the source: memory that it keeps for a guest that has gone. */
+  held: HeldMemory | null = null;
 }
 
 export type Side = 'source' | 'destination';
@@ -58,6 +72,8 @@ export interface Faults {
   readonly kill?: { readonly side: Side; readonly action: number };
   /** The destination keeps its records over a restart. @default true */
   readonly durable?: boolean;
+  /** @default never */
+  readonly postCopy?: PostCopyMode;
   /** Streams between the daemons; each keeps its order, but for `reorder`. @default 1 */
   readonly streams?: number;
 }
@@ -92,6 +108,8 @@ const description: GuestDescription = {
 const bytesOf = (values: readonly number[]): Uint8Array => new Uint8Array(Uint32Array.from(values).buffer);
 
 export class World {
+  /** The guest's memory as it has written it, wherever it ran. */
+  readonly truth: number[] = new Array(PAGES).fill(0);
   readonly here = new Copy();
   /** The destination's copy, once it has made room. */
   there: Copy | null = null;
@@ -115,7 +133,8 @@ export class World {
     this.here.runnable = true;
     this.step('source', () => {
       const guest = this.sourceGuest();
-      this.source = new Source(this.local('source'), guest, this.daemons.source.disk, LIMITS, this.wire('source'));
+      const limits = { ...LIMITS, postCopy: faults.postCopy ?? 'never' };
+      this.source = new Source(this.local('source'), guest, this.daemons.source.disk, limits, this.wire('source'));
     });
     this.step('destination', () => {
       const { disk } = this.daemons.destination;
@@ -191,10 +210,11 @@ export class World {
     if (side === 'source') {
       this.source = null;
       this.pendingStop = null;
-      Object.assign(this.here, { runnable: false, gone: true });
+      Object.assign(this.here, { runnable: false, gone: true, held: null });
     } else {
       this.destination = null;
       if (this.there !== null) Object.assign(this.there, { runnable: false, gone: true });
+      this.there?.awaited.clear();
     }
   }
 
@@ -299,8 +319,32 @@ export class World {
     const copy = this.here.runnable ? this.here : this.there?.runnable ? this.there : null;
     if (copy === null) return;
     const page = Math.floor(this.faults.random() * PAGES);
+    if (copy.missing.has(page)) {
+      this.touchMissing(copy, page);
+      return;
+    }
     copy.memory[page] = (copy.memory[page] ?? 0) + 1;
+    this.truth[page] = (this.truth[page] ?? 0) + 1;
     this.written.add(page);
+  }
+
+  /** A vCPU waits until the page has come, or fails. */
+  private touchMissing(copy: Copy, page: number): void {
+    if (copy.lost || copy.awaited.has(page)) return;
+    copy.awaited.add(page);
+    this.step('destination', () => this.owedFrames?.wanted([page]));
+  }
+
+  private owedFrames: OwedFramesHandler | null = null;
+
+  /** The process gives up what it does not have yet, as munmap does. */
+  unmapMissing(): void {
+    const { there } = this;
+    if (there === null || there.missing.size === 0) return;
+    there.missing.clear();
+    there.awaited.clear();
+    there.lost = true;
+    this.step('destination', () => this.owedFrames?.whole());
   }
 
   private readonly written = new Set<number>();
@@ -344,6 +388,11 @@ export class World {
         act();
         this.pendingStop = stopped;
       },
+      hold: () => {
+        act();
+        here.held = heldMemory(owed, here);
+        return here.held;
+      },
       state: () => {
         act();
         return bytesOf(here.memory);
@@ -378,12 +427,34 @@ export class World {
       receive: ({ gfns, data }: PageBatch) => {
         act();
         const values = new Uint32Array(data.buffer);
-        for (const [index, gfn] of gfns.entries()) copy.memory[gfn] = values[index] ?? 0;
+        for (const [index, gfn] of gfns.entries()) {
+          if (this.owedFrames !== null && !copy.missing.delete(gfn)) continue;
+          copy.awaited.delete(gfn);
+          copy.memory[gfn] = values[index] ?? 0;
+        }
+        if (this.owedFrames !== null && copy.missing.size === 0) this.owedFrames.whole();
         return null;
+      },
+      owe: (runs, handler) => {
+        act();
+        this.owedFrames = handler;
+        for (const { first, count } of runs)
+          for (let page = first; page < first + count; page++) {
+            copy.missing.add(page);
+            copy.memory[page] = -1;
+          }
+        return null;
+      },
+      get missing() {
+        return copy.missing.size;
+      },
+      lose: () => {
+        copy.lost = true;
+        copy.awaited.clear();
       },
       restore: (state) => {
         act();
-        const whole = Array.from(new Uint32Array(state.buffer));
+        const whole = Array.from(new Uint32Array(state.buffer)).map((value, page) => (copy.missing.has(page) ? -1 : value));
         if (whole.join() !== copy.memory.join()) throw new Error('the guest has not arrived as it left');
         return null;
       },
@@ -402,6 +473,38 @@ export class World {
     };
   }
 }
+
+/** The counters of pages that are owed, as they are now. */
+const heldMemory = (owed: Set<number>, copy: Copy): HeldMemory => {
+  const left = new Map([...owed].map((page) => [page, copy.memory[page] ?? 0]));
+  const wanted: number[] = [];
+  owed.clear();
+  return {
+    get size() {
+      return left.size;
+    },
+    runs: [...left.keys()].map((first) => ({ first, count: 1 })),
+    get urgent() {
+      return wanted.length > 0;
+    },
+    want: (gfns) => {
+      const fresh = gfns.filter((gfn) => left.has(gfn) && !wanted.includes(gfn));
+      wanted.push(...fresh);
+      return fresh.length;
+    },
+    next: (count) => {
+      const gfns = wanted.length > 0 ? wanted.splice(0, count) : [...left.keys()].slice(0, count);
+      if (gfns.length === 0) return null;
+      const data = bytesOf(gfns.map((gfn) => left.get(gfn) ?? 0));
+      for (const gfn of gfns) left.delete(gfn);
+      return { form: 'clear', gfns, headers: new Uint8Array(0), data };
+    },
+    release: () => {
+      left.clear();
+      copy.held = null;
+    },
+  };
+};
 
 /** A generator of numbers from 0 to 1 (mulberry32): the same seed gives the same world. */
 export const seeded = (seed: number): (() => number) => {

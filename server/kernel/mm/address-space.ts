@@ -260,18 +260,24 @@ export class AddressSpace implements UserCopy {
   }
 
   /**
-   * `pin_user_pages` of one page for somebody who only reads it: a reference to what is in it now. Who writes to it through this
-   * address space from now on writes to a copy, if it is private memory.
+   * References to what is in pages now, for somebody who only reads them. Who writes to one through this address space from now
+   * on writes to a copy, if it is private memory; the pages stay also if they are unmapped.
+   * @param addresses ascending
    */
-  hold(address: number): Result<Page> {
-    const page = this.fault(address, false);
-    if (failed(page)) return page;
-    const pte = this.ptes.get(pageOf(address));
-    if (pte?.writable && !this.find(address)?.shared) {
-      this.notify(address, address + PAGE_SIZE, 'protection');
-      pte.writable = false;
+  hold(addresses: readonly number[]): Result<Page[]> {
+    this.notify(addresses[0] ?? 0, (addresses.at(-1) ?? 0) + PAGE_SIZE, 'protection');
+    const held: Page[] = [];
+    for (const address of addresses) {
+      const page = this.fault(address, false);
+      if (failed(page)) {
+        for (const each of held) each.put();
+        return page;
+      }
+      const pte = this.ptes.get(pageOf(address));
+      if (pte?.writable && !this.find(address)?.shared) pte.writable = false;
+      held.push(page.get());
     }
-    return page.get();
+    return held;
   }
 
   // -- missing pages ------------------------------------------------------------------------------------------------

@@ -1,11 +1,18 @@
-import type { MigrationLimits } from '../../../gen/messages.js';
+import { type MigrationLimits, PostCopy } from '../../../gen/messages.js';
 import { Failure, type Result } from '../../kernel/failure.js';
-import { type CopyLimits, DEFAULT_LIMITS } from '../../migration/limits.js';
+import { type CopyLimits, DEFAULT_LIMITS, type PostCopyMode } from '../../migration/limits.js';
 import { STREAMS_MAX } from './session.js';
 
 const ROUNDS_MAX = 1000;
 /** Bytes a second: a page now and then. */
 const BANDWIDTH_MIN = 4096n;
+
+const POST_COPY: Readonly<Record<number, PostCopyMode>> = {
+  [PostCopy.POST_COPY_UNSPECIFIED]: 'never',
+  [PostCopy.POST_COPY_ON_REQUEST]: 'on-request',
+  [PostCopy.POST_COPY_AFTER_ROUNDS]: 'after-rounds',
+  [PostCopy.POST_COPY_AT_ONCE]: 'at-once',
+};
 
 const wrong = (field: string, given: number | bigint, allowed: string): Failure =>
   new Failure('EINVAL', 'FIELD_OUT_OF_RANGE', 'simkvmd', { field: `limits.${field}`, given: String(given), allowed });
@@ -18,8 +25,18 @@ export const copyLimits = (limits: MigrationLimits | null): Result<CopyLimits> =
   if (bandwidth !== null && (bandwidth < BANDWIDTH_MIN || bandwidth > BigInt(Number.MAX_SAFE_INTEGER)))
     return wrong('bandwidth', bandwidth, `${BANDWIDTH_MIN} to 2^53-1 bytes a second`);
   if (streams !== null && (streams < 1 || streams > STREAMS_MAX)) return wrong('streams', streams, `1 to ${STREAMS_MAX}`);
+  const postCopy = POST_COPY[limits.post_copy];
+  if (postCopy === undefined)
+    return wrong(
+      'post_copy',
+      limits.post_copy,
+      Object.values(PostCopy)
+        .filter((value) => typeof value === 'number')
+        .join(', '),
+    );
   return {
     ...DEFAULT_LIMITS,
+    postCopy,
     downtimeMs: downtime_ms ?? DEFAULT_LIMITS.downtimeMs,
     rounds: rounds ?? DEFAULT_LIMITS.rounds,
     bandwidth: bandwidth === null ? null : Number(bandwidth),

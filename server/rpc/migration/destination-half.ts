@@ -1,4 +1,5 @@
 import type { ReceivedVmInit } from '../../../gen/messages.js';
+import { Failure } from '../../kernel/failure.js';
 import type { Kernel } from '../../kernel/kernel.js';
 import type { Vm } from '../../kernel/kvm/vm.js';
 import { VmFile } from '../../kernel/kvm/vm-file.js';
@@ -72,13 +73,15 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
       return machine.state.phase;
     },
     get reason() {
-      return machine.state.phase === 'aborted' ? machine.state.reason : '';
+      const { state } = machine;
+      if (state.phase === 'committed' && state.lost > 0) return 'PAGES_LOST';
+      return state.phase === 'aborted' ? state.reason : '';
     },
     get standing() {
       return machine.standing;
     },
     get ended() {
-      return machine.standing === 'committed' || machine.standing === 'aborted';
+      return machine.state.phase === 'committed' || machine.state.phase === 'aborted';
     },
     get closed() {
       return machine.closed;
@@ -97,13 +100,30 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
     pump: () => null,
     giveUp,
     giveUpIfSafe: giveUp,
+    get handedOver() {
+      return machine.state.phase === 'fetching';
+    },
+    startPostCopy: () =>
+      new Failure('EINVAL', 'SESSION_IS_DESTINATION', 'simkvmd', {
+        field: 'session',
+        given: local.session,
+        allowed: "the source's daemon",
+      }),
     override: (choice) => {
+      if (machine.state.phase === 'fetching' && choice === 'discard') {
+        machine.forceLoss();
+        return true;
+      }
       if (machine.standing !== 'prepared') return false;
       if (choice === 'run') machine.forceRun();
       else machine.forceAbort();
       return true;
     },
-    progress: () => ({ pages_sent: machine.pagesReceived }),
+    progress: () => ({
+      pages_sent: machine.pagesReceived,
+      pages_left: machine.pagesMissing,
+      faults_served: machine.faults,
+    }),
     received: () => (arrival === null || machine.standing === 'aborted' ? null : receivedView(arrival.received)),
   };
 };

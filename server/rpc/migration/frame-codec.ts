@@ -5,9 +5,12 @@ import {
   MigrationFrame,
 } from '../../../gen/messages.js';
 import { Failure, failed, type Result } from '../../kernel/failure.js';
+import { WANTED_MAX } from '../../migration/destination.js';
+import type { FrameRun } from '../../migration/guest.js';
 import { type Frame, type Message, STANDINGS, type Standing } from '../../migration/message.js';
+import { OWED_RUNS_MAX } from '../../migration/source.js';
 import { guestDescriptionMessage, guestDescriptionOf } from './description-codec.js';
-import { encodePagesFrame, pageBatchOf } from './page-codec.js';
+import { encodePagesFrame, GFN_END, pageBatchOf } from './page-codec.js';
 import { ID_MAX } from './session-id.js';
 
 /** Frames as bytes, by the contract's MigrationFrame. What comes from a peer is taken for hostile: it is refused, never thrown. */
@@ -40,6 +43,12 @@ const messageInit = (message: Exclude<Message, { readonly kind: 'pages' }>): Fra
       return { abort: message.reason };
     case 'aborted':
       return { aborted: message.reason };
+    case 'owed':
+      return { owed: { runs: message.runs } };
+    case 'wanted':
+      return { wanted: { gfns: message.gfns } };
+    case 'complete':
+      return { complete: {} };
   }
 };
 
@@ -76,6 +85,20 @@ const reasonOf = (field: string, kind: 'abort' | 'aborted', reason: string): Res
 const counter = (field: string, value: bigint): Result<number> =>
   value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : wrong(field, String(value), 'below 2^53');
 
+/** Frames that follow one another, and end where guest memory ends at the latest. */
+const runsOf = (runs: readonly { readonly first: bigint; readonly count: bigint }[]): Result<FrameRun[]> => {
+  if (runs.length > OWED_RUNS_MAX) return wrong('data.owed.runs', `${runs.length} runs`, `at most ${OWED_RUNS_MAX}`);
+  for (const { first, count } of runs)
+    if (count < 1n || first + count > GFN_END) return wrong('data.owed.runs', `${count} frames from ${first}`, 'below 2^40');
+  return runs.map(({ first, count }) => ({ first: Number(first), count: Number(count) }));
+};
+
+const wantedOf = (gfns: readonly bigint[]): Result<number[]> => {
+  if (gfns.length > WANTED_MAX) return wrong('data.wanted.gfns', `${gfns.length} frames`, `at most ${WANTED_MAX}`);
+  for (const gfn of gfns) if (gfn >= GFN_END) return wrong('data.wanted.gfns', String(gfn), 'below 2^40');
+  return gfns.map(Number);
+};
+
 const isStanding = (text: string): text is Standing => STANDINGS.some((name) => name === text);
 
 const messageOf = (data: FrameData): Result<Message> => {
@@ -96,6 +119,15 @@ const messageOf = (data: FrameData): Result<Message> => {
   if (data.committed !== null) return { kind: 'committed' };
   if (data.abort !== null) return reasonOf('data.abort', 'abort', data.abort);
   if (data.aborted !== null) return reasonOf('data.aborted', 'aborted', data.aborted);
+  if (data.owed !== null) {
+    const runs = runsOf(data.owed.runs);
+    return failed(runs) ? runs : { kind: 'owed', runs };
+  }
+  if (data.wanted !== null) {
+    const gfns = wantedOf(data.wanted.gfns);
+    return failed(gfns) ? gfns : { kind: 'wanted', gfns };
+  }
+  if (data.complete !== null) return { kind: 'complete' };
   return wrong('data.message', 'nothing', 'a message that this version knows');
 };
 

@@ -1,4 +1,5 @@
 import type { MigrationProgressInit, ReceivedVmInit } from '../../../gen/messages.js';
+import type { Failure } from '../../kernel/failure.js';
 import type { Vm } from '../../kernel/kvm/vm.js';
 import type { ChannelRole } from '../../migration/channel.js';
 import type { Frame, Standing } from '../../migration/message.js';
@@ -31,6 +32,10 @@ export interface Half {
   giveUp(reason: string): void;
   /** What to call where the channel has been broken: the same, where nothing can be in doubt. */
   giveUpIfSafe(reason: string): void;
+  /** The guest runs at the destination, and some of its memory is still at the source: nothing can be given up any more. */
+  readonly handedOver: boolean;
+  /** Hands the guest over before all of its memory. EINVAL, EBUSY: it cannot (any more). */
+  startPostCopy(): Failure | null;
   /** @returns false: the session is not in doubt, so there is nothing to decide */
   override(choice: OverrideChoice): boolean;
   progress(nowMs: number): MigrationProgressInit;

@@ -28,7 +28,7 @@ const TAG = {
 /** Pages of one message. */
 export const BATCH_PAGES_MAX = 1024;
 /** Guest frame numbers are below: 52 bits of address. */
-const GFN_END = 2n ** 40n;
+export const GFN_END = 2n ** 40n;
 
 const FORM: Readonly<Record<PageBatch['form'], number>> = {
   clear: PageForm.PAGE_FORM_CLEAR,

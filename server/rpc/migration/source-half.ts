@@ -59,8 +59,13 @@ export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred 
     giveUpIfSafe: (reason) => {
       if (machine.standing === 'sending') giveUp(reason);
     },
+    get handedOver() {
+      return machine.standing === 'serving';
+    },
+    startPostCopy: () => machine.startPostCopy(),
     override: (choice) => {
-      if (machine.standing !== 'in-doubt') return false;
+      const { standing } = machine;
+      if (standing !== 'in-doubt' && !(standing === 'serving' && choice === 'discard')) return false;
       if (choice === 'run') machine.forceRun(local.session);
       else machine.forceSent(local.session);
       return true;
@@ -77,6 +82,7 @@ export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred 
         expected_downtime_ms: statistics.expectedDowntimeMs,
         downtime_ms: statistics.downtimeMs,
         throttle_percent: statistics.throttlePercent,
+        faults_served: statistics.faultsServed,
       };
     },
     received: () => null,

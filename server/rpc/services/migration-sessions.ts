@@ -16,6 +16,7 @@ import type { MightSleep } from '../../kernel/sched/wait.js';
 import { describeGuest, whyNotSent } from '../../migration/describe.js';
 import { fingerprint } from '../../migration/identity.js';
 import { whyNotReceived } from '../../migration/local-destination.js';
+import { whyNoPostCopy } from '../../migration/local-source.js';
 import { outcomeOf } from '../await-outcome.js';
 import { type Caller, type Host, method, type Reply, refused, reply } from '../call.js';
 import { checkAddress, dialable } from '../migration/address.js';
@@ -73,8 +74,13 @@ const visible = (sessions: Sessions, id: string, caller: Caller): Result<Session
 
 const mayUse = (session: Session, { onLoopback, process }: Caller): boolean => onLoopback || session.process === process;
 
-function* validateSend(sessions: Sessions, vm: Vm, { to }: SendVmRequest): MightSleep<Reply<SendVmResponseInit>> {
-  const refusal = whyNotSent(vm);
+function* validateSend(
+  sessions: Sessions,
+  vm: Vm,
+  unfit: Failure | null,
+  { to }: SendVmRequest,
+): MightSleep<Reply<SendVmResponseInit>> {
+  const refusal = whyNotSent(vm) ?? unfit;
   if (refusal !== null || to === null) return reply({ verdict: verdictOf(refusal) });
   const description = describeGuest(vm);
   if (failed(description)) return reply({ verdict: verdictOf(description) });
@@ -90,7 +96,9 @@ function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): Mig
   if (failed(wanted)) return refused(wanted);
   const refusal = sessions.refusal(id) ?? (to === null ? null : checkAddress('to.address', to.address));
   if (refusal !== null) return refused(refusal);
-  if (validate_only) return yield* validateSend(sessions, vm, request);
+  const unfit = wanted.postCopy === 'never' ? null : whyNoPostCopy(vm);
+  if (validate_only) return yield* validateSend(sessions, vm, unfit, request);
+  if (unfit !== null) return refused(unfit);
   const { ledger } = sessions.host.migration;
   const session = sessions.begin(id, current.process, (wiring) => createSourceHalf({ ...wiring, vm, ledger, limits: wanted }));
   if (failed(session)) return refused(session.with({ field: 'fd' }));
@@ -136,6 +144,14 @@ function* receiveVm(
 
 const noSource = (fd: number): Failure =>
   new Failure('EINVAL', 'SOURCE_MISSING', 'simkvmd', { field: 'from_fd', given: String(fd), allowed: 'with `from`' });
+
+const handedOver = ({ id, half }: Session): Failure =>
+  new Failure('EBUSY', 'GUEST_HANDED_OVER', 'simkvmd', {
+    field: 'session',
+    given: id,
+    state: half.phase,
+    allowed: 'to wait for the rest of its memory, or OverrideMigration if the other host is gone for good',
+  });
 
 /** What is told at once when it changes. */
 const landmark = ({ half, connected, closed, peer }: Session): string =>
@@ -200,7 +216,7 @@ const override = ({ kernel }: Host, session: Session, decision: number): Failure
       field: 'session',
       given: id,
       state: standing,
-      allowed: 'a source in doubt, or a destination that is prepared',
+      allowed: 'a source in doubt, or a destination that is prepared; DISCARD also where the guest waits for its memory',
     });
   const message = `an operator has decided for migration ${id}, which was ${standing} as ${half.role}: ${choice}`;
   kernel.findings.report('guest', 'MIGRATION_OVERRIDDEN', message, vm?.id ?? null);
@@ -248,7 +264,19 @@ export const migrationSessionRoutes = (): readonly Route[] => {
       method('CancelMigration', true, (_current, host, { session: id }, caller) => {
         const session = visible(of(host).sessions, id, caller);
         if (failed(session)) return refused(session);
+        if (session.half.handedOver) return refused(handedOver(session));
         session.giveUp('CANCELLED');
+        return reply({ migration: migrationView(session) });
+      }),
+    ),
+    unary(
+      MigrationService.startPostCopy,
+      method('StartPostCopy', true, (_current, host, { session: id }, caller) => {
+        const session = visible(of(host).sessions, id, caller);
+        if (failed(session)) return refused(session);
+        const failure = session.half.startPostCopy();
+        if (failure !== null) return refused(failure);
+        session.stirred();
         return reply({ migration: migrationView(session) });
       }),
     ),

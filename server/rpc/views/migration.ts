@@ -7,6 +7,7 @@ const STANDING: Readonly<Record<Standing, number>> = {
   unknown: MigrationStanding.MIGRATION_STANDING_UNKNOWN,
   sending: MigrationStanding.MIGRATION_STANDING_SENDING,
   'in-doubt': MigrationStanding.MIGRATION_STANDING_IN_DOUBT,
+  serving: MigrationStanding.MIGRATION_STANDING_SERVING,
   sent: MigrationStanding.MIGRATION_STANDING_SENT,
   stayed: MigrationStanding.MIGRATION_STANDING_STAYED,
   receiving: MigrationStanding.MIGRATION_STANDING_RECEIVING,

@@ -19,6 +19,9 @@ const destinationGuest: DestinationGuest = {
   target: none,
   begin: () => null,
   receive: () => null,
+  owe: () => null,
+  missing: 0,
+  lose: () => {},
   restore: () => null,
   prepare: () => null,
   release: () => {},
@@ -104,6 +107,9 @@ class Copying {
       stop: (stopped) => {
         this.running = false;
         stopped(null);
+      },
+      hold: () => {
+        throw new Error('no post-copy was asked for');
       },
       state: () => none,
       fence: () => null,

@@ -64,6 +64,8 @@ const description: fc.Arbitrary<GuestDescription> = fc.record({
   irqfds: fc.array(fc.record({ gsi: u32, resample: fc.boolean(), count: u64 }), { maxLength: 3 }),
 });
 
+const run = fc.record({ first: fc.nat({ max: 2 ** 39 }), count: fc.integer({ min: 1, max: 2 ** 39 }) });
+
 const reason = fc.string({ maxLength: 40 });
 
 const message: fc.Arbitrary<Message> = fc.oneof(
@@ -73,6 +75,9 @@ const message: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ kind: fc.constant('pages' as const), batch }),
   fc.record({ kind: fc.constant('state' as const), state: bytes(50) }),
   fc.record({ kind: fc.constantFrom('prepare' as const, 'prepared' as const, 'commit' as const, 'committed' as const) }),
+  fc.record({ kind: fc.constant('owed' as const), runs: fc.array(run, { maxLength: 8 }) }),
+  fc.record({ kind: fc.constant('wanted' as const), gfns: fc.array(fc.nat({ max: 2 ** 40 - 1 }), { maxLength: 8 }) }),
+  fc.record({ kind: fc.constant('complete' as const) }),
   fc.record({ kind: fc.constantFrom('abort' as const, 'aborted' as const), reason }),
 );
 
@@ -159,6 +164,27 @@ describe('the codec of frames', () => {
       'too many pages',
       { session: 's', boot: 'b', data: { sequence: 1, pages: { form: 1, gfns: Array.from({ length: 1025 }, () => 1n) } } },
       'pages.gfns',
+    ],
+    ['a run of no frames', { session: 's', boot: 'b', data: { sequence: 1, owed: { runs: [{ first: 1n }] } } }, 'data.owed.runs'],
+    [
+      'a run beyond the guest',
+      { session: 's', boot: 'b', data: { sequence: 1, owed: { runs: [{ first: 1n, count: 2n ** 64n - 1n }] } } },
+      'data.owed.runs',
+    ],
+    [
+      'too many runs',
+      { session: 's', boot: 'b', data: { sequence: 1, owed: { runs: Array.from({ length: 16_385 }, () => ({ count: 1n })) } } },
+      'data.owed.runs',
+    ],
+    [
+      'a wanted frame beyond the guest',
+      { session: 's', boot: 'b', data: { sequence: 1, wanted: { gfns: [2n ** 40n] } } },
+      'data.wanted.gfns',
+    ],
+    [
+      'too many wanted frames',
+      { session: 's', boot: 'b', data: { sequence: 1, wanted: { gfns: Array.from({ length: 1025 }, () => 1n) } } },
+      'data.wanted.gfns',
     ],
     ['a guest of no kind', { session: 's', boot: 'b', data: { sequence: 1, offer: { kind: 'tdx' } } }, 'kind'],
     [
