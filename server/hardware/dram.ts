@@ -27,14 +27,14 @@ export class Frame {
   private dirtyKey: MemoryKey | null = null;
   private dirtyEpoch = -1;
 
+  private sealed: MemoryKey | null = null;
+
   constructor(
     readonly pfn: Pfn,
     private readonly dram: Dram,
+    /** Null: never looked at, and zero. Many pages of the kernel's own are made for a VM that never runs. */
+    private cells: Uint8Array | null = null,
   ) {}
-
-  private sealed: MemoryKey | null = null;
-  /** Null: never looked at, and zero. Many pages of the kernel's own are made for a VM that never runs. */
-  private cells: Uint8Array | null = null;
 
   private get bytes(): Uint8Array {
     this.cells ??= this.dram.blankCells();
@@ -97,15 +97,6 @@ export class Frame {
     this.generation++;
   }
 
-  /**
-   * Writes all 4096 bytes as the host does, in the clear. A frame that nobody has looked at yet takes them as its cells, so
-   * that they are not copied: whoever gives them away keeps no other use of them.
-   */
-  adopt(bytes: Uint8Array): void {
-    if (this.cells === null && this.sealed === null) this.cells = bytes;
-    else this.viewForWrite(null).set(bytes);
-  }
-
   private noteWrite(): void {
     if (this.codeCached) {
       this.codeCached = false;
@@ -124,6 +115,31 @@ export class Frame {
 /** Cells of frames are made so many at a time: a buffer for each would cost more time than what is put into it. */
 const SLAB_BYTES = 64 * PAGE_SIZE;
 
+/** Cells that no frame has, one behind the other, and that nobody else can know. */
+interface SpareCells {
+  readonly buffer: ArrayBuffer;
+  readonly offset: number;
+  bytes: number;
+}
+
+/** Of all memory, how much is kept for the next guest when one is gone: memory that is new costs more than what is put into it. */
+const SPARE_SHARE = 1 / 16;
+
+const BLOCK_FRAMES = 512;
+
+/** Frames with numbers that follow each other. */
+interface Block {
+  /** Undefined: not in use. A buffer: in use, with its cells in there as they were stored, and nobody has asked for it since. */
+  readonly frames: (Frame | ArrayBuffer | undefined)[];
+  /** Where in its buffer the cells of such a frame begin. */
+  readonly offsets: number[];
+}
+
+const createBlock = (): Block => ({
+  frames: new Array<Frame | ArrayBuffer | undefined>(BLOCK_FRAMES).fill(undefined),
+  offsets: new Array<number>(BLOCK_FRAMES).fill(0),
+});
+
 /**
  * The host's memory: frames with physical addresses, allocated when first touched, lowest free frame first so that
  * the same calls give the same addresses.
@@ -135,8 +151,11 @@ export class Dram {
   private allCleanSince = 0;
   /** Epochs that the last writeback of one guest's CPUs began. */
   private readonly keyCleanSince = new WeakMap<MemoryKey, number>();
-  private readonly frames = new Map<Pfn, Frame>();
+  private readonly blocks: Block[] = [];
+  private inUse = 0;
   private readonly freed: Pfn[] = [];
+  private readonly spare: SpareCells[] = [];
+  private spareBytes = 0;
   private next: number;
   private slab = new ArrayBuffer(0);
   private slabUsed = SLAB_BYTES;
@@ -159,16 +178,52 @@ export class Dram {
 
   /** Frames in use. */
   get used(): number {
-    return this.frames.size;
+    return this.inUse;
   }
 
   /** Allocates a zeroed frame, or null when memory is exhausted. */
   allocate(): Frame | null {
-    const number = this.freed.pop() ?? (this.next < this.first + this.total ? pfn(this.next++) : undefined);
-    if (number === undefined) return null;
+    const number = this.take();
+    if (number === null) return null;
     const frame = new Frame(number, this);
-    this.frames.set(number, frame);
+    this.blockOf(number).frames[this.indexOf(number)] = frame;
     return frame;
+  }
+
+  /**
+   * Allocates a frame for each 4096 bytes, and puts them there. There are no objects for them before somebody asks for one.
+   * Null when memory is exhausted.
+   */
+  store(bytes: Uint8Array): readonly Pfn[] | null {
+    if (bytes.length > (this.total - this.inUse) * PAGE_SIZE) return null;
+    const stored: Pfn[] = [];
+    for (let done = 0; done < bytes.length; ) {
+      const { buffer, offset, bytes: count } = this.takeCells(bytes.length - done);
+      new Uint8Array(buffer, offset, count).set(bytes.subarray(done, done + count));
+      for (let at = offset; at < offset + count; at += PAGE_SIZE) {
+        const number = this.take();
+        if (number === null) return null;
+        const { frames, offsets } = this.blockOf(number);
+        frames[this.indexOf(number)] = buffer;
+        offsets[this.indexOf(number)] = at;
+        stored.push(number);
+      }
+      done += count;
+    }
+    return stored;
+  }
+
+  /** Whether the cells of two frames that were stored lie behind one another, and nobody has asked for either. */
+  adjoins(number: Pfn, next: Pfn): boolean {
+    const [buffer, after] = [this.slotOf(number), this.slotOf(next)];
+    return buffer === after && !(buffer instanceof Frame) && this.offsetOf(next) === this.offsetOf(number) + PAGE_SIZE;
+  }
+
+  /** The bytes that the host sees of a frame, and of those whose cells adjoin it. */
+  contents(number: Pfn, frames: number): Uint8Array {
+    const slot = this.slotOf(number);
+    if (slot === undefined) throw new Error(`frame ${number} is not in use`);
+    return slot instanceof Frame ? slot.view(null) : new Uint8Array(slot, this.offsetOf(number), frames * PAGE_SIZE);
   }
 
   /** For `Frame` only: the cells of one that is looked at for the first time. */
@@ -183,18 +238,33 @@ export class Dram {
 
   /** Returns a frame to the host. What its cells held is gone when it is allocated again: the kernel zeroes it. */
   free(frame: Frame): void {
-    if (!this.frames.delete(frame.pfn)) throw new Error(`frame ${frame.pfn} freed twice`);
-    this.freed.push(frame.pfn);
+    if (this.slotOf(frame.pfn) !== frame) throw new Error(`frame ${frame.pfn} freed twice`);
+    this.release(frame.pfn);
+  }
+
+  /** The same by its number. */
+  release(number: Pfn): void {
+    const slot = this.slotOf(number);
+    if (slot === undefined) throw new Error(`frame ${number} freed twice`);
+    if (!(slot instanceof Frame)) this.keepCells(slot, this.offsetOf(number));
+    this.blockOf(number).frames[this.indexOf(number)] = undefined;
+    this.inUse--;
+    this.freed.push(number);
   }
 
   /** The frame at a page frame number, if it is in use. */
   at(number: Pfn): Frame | undefined {
-    return this.frames.get(number);
+    const slot = this.slotOf(number);
+    if (slot === undefined || slot instanceof Frame) return slot;
+    const frame = new Frame(number, this, new Uint8Array(slot, this.offsetOf(number), PAGE_SIZE));
+    this.blockOf(number).frames[this.indexOf(number)] = frame;
+    return frame;
   }
 
-  /** Every frame in use, in order of allocation: what a reader on the memory bus can see. */
-  all(): IterableIterator<Frame> {
-    return this.frames.values();
+  /** The frame at a page frame number, if it is in use and there is an object for it. */
+  known(number: Pfn): Frame | undefined {
+    const slot = this.slotOf(number);
+    return slot instanceof Frame ? slot : undefined;
   }
 
   /** WBINVD on every CPU: no line of any frame is dirty afterwards. */
@@ -210,5 +280,54 @@ export class Dram {
   /** For `Frame` only: the epoch from which on a write under `key` has not been written back. */
   cleanSince(key: MemoryKey): number {
     return Math.max(this.allCleanSince, this.keyCleanSince.get(key) ?? 0);
+  }
+  private take(): Pfn | null {
+    const number = this.freed.pop() ?? (this.next < this.end ? pfn(this.next++) : undefined);
+    if (number === undefined) return null;
+    this.inUse++;
+    return number;
+  }
+
+  /** At most so many bytes of cells, one behind the other; what is in them is to be overwritten. */
+  private takeCells(bytes: number): SpareCells {
+    const last = this.spare.pop();
+    // Not cleared, for it is overwritten.
+    if (last === undefined) return { buffer: Buffer.allocUnsafeSlow(bytes).buffer, offset: 0, bytes };
+    this.spareBytes -= Math.min(last.bytes, bytes);
+    if (last.bytes <= bytes) return last;
+    const { buffer, offset } = last;
+    this.spare.push({ buffer, offset: offset + bytes, bytes: last.bytes - bytes });
+    return { buffer, offset, bytes };
+  }
+
+  /** Keeps the cells of a frame that has never been more than a number, so that nobody can still hold them. */
+  private keepCells(buffer: ArrayBuffer, offset: number): void {
+    if (this.spareBytes >= this.total * PAGE_SIZE * SPARE_SHARE) return;
+    this.spareBytes += PAGE_SIZE;
+    const last = this.spare.at(-1);
+    if (last?.buffer === buffer && last.offset + last.bytes === offset) last.bytes += PAGE_SIZE;
+    else this.spare.push({ buffer, offset, bytes: PAGE_SIZE });
+  }
+
+  private slotOf(number: Pfn): Frame | ArrayBuffer | undefined {
+    return this.blocks[Math.floor((number - this.first) / BLOCK_FRAMES)]?.frames[this.indexOf(number)];
+  }
+
+  private offsetOf(number: Pfn): number {
+    return this.blockOf(number).offsets[this.indexOf(number)] ?? 0;
+  }
+
+  private indexOf(number: Pfn): number {
+    return (number - this.first) % BLOCK_FRAMES;
+  }
+
+  private blockOf(number: Pfn): Block {
+    const index = Math.floor((number - this.first) / BLOCK_FRAMES);
+    let block = this.blocks[index];
+    if (block === undefined) {
+      block = createBlock();
+      this.blocks[index] = block;
+    }
+    return block;
   }
 }

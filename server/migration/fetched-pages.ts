@@ -19,8 +19,6 @@ export class FetchedPages {
   constructor(
     private readonly mm: AddressSpace,
     private readonly slots: readonly MappedSlot[],
-    /** Batches that arrive are the guest's to keep. */
-    private readonly keep: boolean,
     handler: OwedFramesHandler,
   ) {
     this.missing = new MissingPages({
@@ -55,9 +53,8 @@ export class FetchedPages {
     for (const [index, frame] of gfns.entries()) {
       const address = this.addressOf(frame, 1);
       if (address === null) continue;
-      // A plain Uint8Array, as all cells are, also where the batch is a Buffer.
-      const bytes = new Uint8Array(data.buffer, data.byteOffset + index * PAGE_SIZE, PAGE_SIZE);
-      const failure = this.mm.fill(this.missing, address, bytes, this.keep);
+      const bytes = data.subarray(index * PAGE_SIZE, (index + 1) * PAGE_SIZE);
+      const failure = this.mm.fill(this.missing, address, bytes);
       if (failure !== null) return failure;
     }
     return null;

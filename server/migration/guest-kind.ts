@@ -44,6 +44,5 @@ export interface GuestKind {
   target(kernel: Kernel): Result<Uint8Array>;
   /** Makes a new VM, without vCPUs, a guest of this kind. The descriptors are those that it has opened and keeps. */
   initialise(current: Task, vm: Vm, description: GuestDescription): MightSleep<Result<readonly number[]>>;
-  /** @param keep batches are the guest's to keep: their memory may become its own */
-  destination(vm: Vm, keep: boolean): DestinationKind;
+  destination(vm: Vm): DestinationKind;
 }

@@ -1,27 +1,28 @@
 import { gfn, PAGE_SIZE } from '../hardware/units.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
+import type { Memslot } from '../kernel/kvm/memslots.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import type { Page } from '../kernel/mm/page.js';
 import type { BatchRoom } from './batch-room.js';
 import type { PageBatch } from './guest.js';
 
+const inNoSlot = (frame: number): Failure =>
+  new Failure('EFAULT', 'FRAME_IN_NO_SLOT', 'server/migration', { gfn: `0x${frame.toString(16)}` });
+
 /** The page behind a guest frame, valid until the next wait; EFAULT where there is none. */
 export const guestPage = (vm: Vm, frame: number, write: boolean): Result<Page> => {
   const slot = vm.memslots.find(gfn(frame));
-  if (slot === undefined)
-    return new Failure('EFAULT', 'FRAME_IN_NO_SLOT', 'server/migration', { gfn: `0x${frame.toString(16)}` });
-  return vm.mm.fault(slot.hva(gfn(frame)), write && !slot.readonly);
+  return slot === undefined ? inNoSlot(frame) : vm.mm.fault(slot.hva(gfn(frame)), write && !slot.readonly);
 };
 
 /** Pages as the host sees them. */
 export const readClear = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<PageBatch> => {
   const data = room.take(gfns.length * PAGE_SIZE);
-  for (const [index, frame] of gfns.entries()) {
-    const page = guestPage(vm, frame, false);
-    if (failed(page)) return page;
-    data.set(page.frame.view(null), index * PAGE_SIZE);
-  }
-  return { form: 'clear', gfns, headers: new Uint8Array(0), data };
+  const failure = eachRun(vm, gfns, (slot, at, pages) => {
+    const bytes = data.subarray(at * PAGE_SIZE, (at + pages) * PAGE_SIZE);
+    return vm.mm.readInto(slot.hva(gfn(gfns[at] ?? 0)), bytes);
+  });
+  return failure ?? { form: 'clear', gfns, headers: new Uint8Array(0), data };
 };
 
 /** The sizes of a batch must agree, whoever made it. */
@@ -34,15 +35,38 @@ export const checkBatch = ({ form, gfns, headers, data }: PageBatch, headerBytes
         headers: String(headers.length),
       });
 
-/** @param keep what arrives becomes the guest's memory where it is; nobody else may use it afterwards */
-export const writeClear = (vm: Vm, { gfns, data }: PageBatch, keep: boolean): Failure | null => {
-  for (const [index, frame] of gfns.entries()) {
-    const page = guestPage(vm, frame, true);
+/** Writes pages as the host does, also where the process itself may only read. */
+export const writeClear = (vm: Vm, { gfns, data }: PageBatch): Failure | null =>
+  eachRun(vm, gfns, (slot, at, pages) => {
+    const bytes = data.subarray(at * PAGE_SIZE, (at + pages) * PAGE_SIZE);
+    const address = slot.hva(gfn(gfns[at] ?? 0));
+    return slot.readonly ? writeBehind(vm, address, bytes) : vm.mm.write(address, bytes);
+  });
+
+/** Goes through frames as far as they follow each other in a slot: `at` is the index of the first one, of so many `pages`. */
+const eachRun = (
+  vm: Vm,
+  gfns: readonly number[],
+  each: (slot: Memslot, at: number, pages: number) => Failure | null,
+): Failure | null => {
+  for (let at = 0, pages: number; at < gfns.length; at += pages) {
+    const first = gfns[at] ?? 0;
+    const slot = vm.memslots.find(gfn(first));
+    if (slot === undefined) return inNoSlot(first);
+    pages = 1;
+    while (gfns[at + pages] === first + pages && first + pages < slot.endGfn) pages++;
+    const failure = each(slot, at, pages);
+    if (failure !== null) return failure;
+  }
+  return null;
+};
+
+/** Writes what the process itself may only read. */
+const writeBehind = (vm: Vm, address: number, bytes: Uint8Array): Failure | null => {
+  for (let done = 0; done < bytes.length; done += PAGE_SIZE) {
+    const page = vm.mm.fault(address + done, false);
     if (failed(page)) return page;
-    // A plain Uint8Array, as all cells are, also where the batch is a Buffer.
-    const bytes = new Uint8Array(data.buffer, data.byteOffset + index * PAGE_SIZE, PAGE_SIZE);
-    if (keep) page.frame.adopt(bytes);
-    else page.frame.viewForWrite(null).set(bytes);
+    page.frame.viewForWrite(null).set(bytes.subarray(done, done + PAGE_SIZE));
   }
   return null;
 };

@@ -208,12 +208,11 @@ const destinationGuest = (
   reception: Reception,
   { kind }: GuestDescription,
   target: Uint8Array,
-  keep: boolean,
   wired: (wiring: Partial<WiringDescription>) => void,
 ): DestinationGuest => {
   const { vm } = reception;
   const { whyNoPostCopy, destination } = KINDS[kind];
-  const own = destination(vm, keep);
+  const own = destination(vm);
   let fetched: FetchedPages | null = null;
   return {
     target,
@@ -222,7 +221,7 @@ const destinationGuest = (
     owe: (runs, handler) => {
       if (whyNoPostCopy !== null)
         return new Failure('EINVAL', 'POST_COPY_NOT_FOR_ENCRYPTED', 'server/migration', { guest: kind, why: whyNoPostCopy });
-      fetched ??= new FetchedPages(reception.mm, reception.slots, keep, handler);
+      fetched ??= new FetchedPages(reception.mm, reception.slots, handler);
       return fetched.expect(runs);
     },
     get missing() {
@@ -253,14 +252,12 @@ const destinationGuest = (
  * Makes room for a guest in a process of this host: a VM of the described shape whose vCPUs are held until the guest is
  * committed. KVM_RUN on them waits.
  * @param made told what is there as soon as it is, and again when the state of the stopped guest has come
- * @param keep batches that arrive are the guest's to keep: their memory may become its own
  */
 export const receiveGuest = (
   kernel: Kernel,
   process: Process,
   description: GuestDescription,
   made: (received: ReceivedVm) => void,
-  keep = false,
 ): Result<DestinationGuest> => {
   const { mm } = process;
   if (mm === null) return new Failure('ESRCH', 'PROCESS_WITHOUT_MEMORY', 'server/migration');
@@ -278,7 +275,7 @@ export const receiveGuest = (
   const { vmFd, vcpuFds, otherFds, slots } = reception;
   let received: ReceivedVm = { vmFd, vcpuFds, otherFds, slots, ioeventfds: description.ioeventfds, irqfds: description.irqfds };
   made(received);
-  return destinationGuest(reception, description, target, keep, (wiring) => {
+  return destinationGuest(reception, description, target, (wiring) => {
     received = { ...received, ...wiring };
     made(received);
   });

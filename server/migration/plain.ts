@@ -28,9 +28,9 @@ export const plainKind: GuestKind = {
   *initialise() {
     return [];
   },
-  destination: (vm: Vm, keep: boolean) => ({
+  destination: (vm: Vm) => ({
     begin: () => null,
-    receive: (batch): Failure | null => checkBatch(batch, 0) ?? writeClear(vm, batch, keep),
+    receive: (batch): Failure | null => checkBatch(batch, 0) ?? writeClear(vm, batch),
     restore: (part) => restorePart(vm, part),
     prepare: () => null,
   }),

@@ -90,10 +90,10 @@ const sealPages = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<Pag
   return { form: 'sealed', gfns, headers, data };
 };
 
-const receive = (vm: Vm, batch: PageBatch, keep: boolean): Failure | null => {
+const receive = (vm: Vm, batch: PageBatch): Failure | null => {
   const refused = checkBatch(batch, PACKET_HEADER_BYTES);
   if (refused !== null) return refused;
-  if (batch.form === 'clear') return writeClear(vm, batch, keep);
+  if (batch.form === 'clear') return writeClear(vm, batch);
   for (const [index, frame] of batch.gfns.entries()) {
     const page = guestPage(vm, frame, true);
     if (failed(page)) return page;
@@ -214,13 +214,13 @@ export const sevKind: GuestKind = {
     return encodeBlobs([certificates.pdh, certificates.chain, certificates.amd]);
   },
   initialise,
-  destination: (vm: Vm, keep: boolean) => ({
+  destination: (vm: Vm) => ({
     begin: (opening) => {
       const [policy, session, pdh] = decodeBlobs(opening, 3) ?? [];
       if (policy === undefined || session === undefined || pdh === undefined) return malformed('session');
       return transportReceive(vm, { policy: Number(fromWords(policy)[0] ?? 0n), session }, pdh);
     },
-    receive: (batch) => receive(vm, batch, keep),
+    receive: (batch) => receive(vm, batch),
     restore: (part) => restore(vm, part),
     prepare: () => receiveFinishCommand(vm),
   }),

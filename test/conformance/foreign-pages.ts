@@ -1,5 +1,5 @@
 import type { Dram } from '../../server/hardware/dram.js';
-import { PAGE_SIZE } from '../../server/hardware/units.js';
+import { PAGE_SIZE, type Pfn } from '../../server/hardware/units.js';
 import { type Failure, failed, type Result } from '../../server/kernel/failure.js';
 import { type AddressSpace, TASK_SIZE } from '../../server/kernel/mm/address-space.js';
 import { type Page, PageAllocator } from '../../server/kernel/mm/page.js';
@@ -46,9 +46,15 @@ export class ForeignPages extends PageAllocator implements PageProvider, OwnMemo
     return page;
   }
 
-  override free(page: Page): void {
+  override page(bare: Pfn): Page {
+    const page = super.page(bare);
+    this.given.add(page);
+    return page;
+  }
+
+  override release(page: Page): void {
     this.twins.delete(page);
-    super.free(page);
+    super.release(page);
   }
 
   enter(): void {

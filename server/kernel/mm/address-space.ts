@@ -6,6 +6,7 @@ import { type MissingPages, PageMissing } from './missing-pages.js';
 import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
 import type { Page } from './page.js';
 import type { PageProvider } from './page-provider.js';
+import { PageTable } from './page-table.js';
 
 /** End of the user half: the last page below 2^47 is not the user's (TASK_SIZE_MAX). */
 export const TASK_SIZE = 0x7fff_ffff_f000;
@@ -32,11 +33,6 @@ interface Vma {
   readonly mapping: ObjectMapping | null;
 }
 
-interface Pte {
-  readonly page: Page;
-  writable: boolean;
-}
-
 export interface MapRequest {
   readonly length: number;
   readonly protection: Protection;
@@ -51,6 +47,12 @@ export interface MapRequest {
 const segv = (address: number | bigint, kernelRef: string): Failure =>
   new Failure('EFAULT', 'BAD_ADDRESS', kernelRef, { address: `0x${address.toString(16)}` });
 
+/** From so many bytes on, what is written to untouched memory is stored in one piece. */
+const STORED_MIN = 16 * PAGE_SIZE;
+
+/** On x86 whatever can be accessed at all can be read. */
+const mayRead = ({ protection: { read, write, execute } }: Vma): boolean => read || write || execute;
+
 const pageOf = (address: number): number => Math.floor(address / PAGE_SIZE);
 
 /** Told what the process, or the kernel for it, has written to its memory; both are addresses. */
@@ -62,14 +64,16 @@ export type WriteWatcher = (start: number, end: number) => void;
  */
 export class AddressSpace implements UserCopy {
   private areas: Vma[] = [];
-  private readonly ptes = new Map<number, Pte>();
+  private readonly ptes: PageTable;
   private readonly notifiers = new Set<MmuNotifier>();
   private readonly writeWatchers = new Set<WriteWatcher>();
   /** Who still has contents of pages; null: nobody, as nearly always. */
   private missing: readonly MissingPages[] | null = null;
   private exited = false;
 
-  constructor(readonly provider: PageProvider) {}
+  constructor(readonly provider: PageProvider) {
+    this.ptes = new PageTable(provider);
+  }
 
   registerNotifier(notifier: MmuNotifier): void {
     this.notifiers.add(notifier);
@@ -191,17 +195,17 @@ export class AddressSpace implements UserCopy {
       child.insert(area);
       if (area.shared) continue;
       this.notify(area.start, area.end, 'protection');
-      for (let page = pageOf(area.start); page < pageOf(area.end); page++) {
-        const pte = this.ptes.get(page);
-        if (pte === undefined) continue;
-        if (pte.page.pins > 0) {
-          const copy = this.copyPage(pte.page);
+      for (const number of this.ptes.pages(pageOf(area.start), pageOf(area.end))) {
+        const page = this.ptes.get(number);
+        if (page === undefined) continue;
+        if (page.pins > 0) {
+          const copy = this.copyPage(page);
           if (failed(copy)) return copy;
-          child.ptes.set(page, { page: copy, writable: true });
+          child.ptes.set(number, copy, true);
           continue;
         }
-        pte.writable = false;
-        child.ptes.set(page, { page: pte.page.get(), writable: false });
+        this.ptes.setWritable(number, false);
+        child.ptes.set(number, page.get(), false);
       }
     }
     return child;
@@ -224,20 +228,16 @@ export class AddressSpace implements UserCopy {
     const pageNumber = pageOf(address);
     const area = this.find(address);
     if (area === undefined) return segv(address, 'handle_mm_fault');
-    if (write ? !area.protection.write : !(area.protection.read || area.protection.write || area.protection.execute))
-      return segv(address, 'handle_mm_fault');
-    const pte = this.ptes.get(pageNumber);
-    if (pte !== undefined && (!write || pte.writable)) return pte.page;
-    if (pte !== undefined) return this.breakCow(pageNumber, pte);
-    return this.populate(area, pageNumber, write);
+    if (write ? !area.protection.write : !mayRead(area)) return segv(address, 'handle_mm_fault');
+    const page = this.ptes.get(pageNumber);
+    if (page === undefined) return this.populate(area, pageNumber, write);
+    return write && !this.ptes.isWritable(pageNumber) ? this.breakCow(pageNumber, page) : page;
   }
 
   /** Addresses of the pages in [start, end) that have ever been touched, here or by another user of an object. Touches nothing. */
   *touchedPages(start: number, end: number): Generator<number> {
     const [first, last] = [pageOf(start), pageOf(end)];
-    if (last - first > this.ptes.size) {
-      for (const page of this.ptes.keys()) if (page >= first && page < last) yield page * PAGE_SIZE;
-    } else for (let page = first; page < last; page++) if (this.ptes.has(page)) yield page * PAGE_SIZE;
+    for (const page of this.ptes.pages(first, last)) yield page * PAGE_SIZE;
     for (const area of this.areas) {
       if (area.end <= start || area.start >= end || area.object?.touched === undefined) continue;
       const shift = pageOf(area.start) - area.firstPage;
@@ -273,8 +273,7 @@ export class AddressSpace implements UserCopy {
         for (const each of held) each.put();
         return page;
       }
-      const pte = this.ptes.get(pageOf(address));
-      if (pte?.writable && !this.find(address)?.shared) pte.writable = false;
+      if (!this.find(address)?.shared) this.ptes.setWritable(pageOf(address), false);
       held.push(page.get());
     }
     return held;
@@ -289,18 +288,14 @@ export class AddressSpace implements UserCopy {
     if (!this.missing?.includes(missing)) this.missing = [...(this.missing ?? []), missing];
   }
 
-  /**
-   * UFFDIO_COPY: the contents of a page. No effect on one that is not missing (any more).
-   * @param keep the bytes may become the page's own; nobody else may use them afterwards
-   */
-  fill(missing: MissingPages, address: number, bytes: Uint8Array, keep: boolean): Failure | null {
+  /** UFFDIO_COPY: the contents of a page. No effect on one that is not missing (any more). */
+  fill(missing: MissingPages, address: number, bytes: Uint8Array): Failure | null {
     const number = pageOf(address);
     if (!missing.has(number)) return null;
     const page = this.provider.allocate();
     if (failed(page)) return page;
-    if (keep) page.frame.adopt(bytes);
-    else page.frame.viewForWrite(null).set(bytes);
-    this.ptes.set(number, { page, writable: true });
+    page.frame.viewForWrite(null).set(bytes);
+    this.ptes.set(number, page, true);
     missing.arrived(number, page.frame.viewForWrite(null));
     if (missing.size === 0) this.detach(missing);
     return null;
@@ -340,22 +335,47 @@ export class AddressSpace implements UserCopy {
   /** Reads as the process itself would; what an encryption key protects comes as ciphertext. */
   read(address: number, length: number): Result<Uint8Array> {
     const out = new Uint8Array(length);
-    for (let done = 0; done < length; ) {
-      const page = this.fault(address + done, false);
-      if (page instanceof PageMissing) page.alsoWant(address + done, address + length);
+    return this.readInto(address, out) ?? out;
+  }
+
+  /** The same into memory that is there. */
+  readInto(address: number, out: Uint8Array): Failure | null {
+    for (let done = 0; done < out.length; ) {
+      const from = address + done;
+      const run = this.bareRun(from, out.length - done);
+      if (run !== null) {
+        out.set(run, done);
+        done += run.length;
+        continue;
+      }
+      const page = this.fault(from, false);
+      if (page instanceof PageMissing) page.alsoWant(from, address + out.length);
       if (failed(page)) return page;
-      const offset = (address + done) % PAGE_SIZE;
-      const count = Math.min(PAGE_SIZE - offset, length - done);
+      const offset = from % PAGE_SIZE;
+      const count = Math.min(PAGE_SIZE - offset, out.length - done);
       out.set(page.frame.view(null).subarray(offset, offset + count), done);
       done += count;
     }
-    return out;
+    return null;
+  }
+
+  /** Whole pages from an address on, at most `length` bytes, that can be read without a look at each; null: not this one. */
+  private bareRun(address: number, length: number): Uint8Array | null {
+    if (address % PAGE_SIZE !== 0 || length < PAGE_SIZE) return null;
+    const area = this.find(address);
+    if (area === undefined || !mayRead(area)) return null;
+    return this.ptes.bareRun(pageOf(address), pageOf(Math.min(length, area.end - address)));
   }
 
   /** Writes as the process itself would; does not wait for missing pages. Bytes before the page that faults have been written. */
   write(address: number, bytes: Uint8Array): Failure | null {
     for (const watcher of this.writeWatchers) watcher(address, address + bytes.length);
     for (let done = 0; done < bytes.length; ) {
+      const stored = bytes.length - done < STORED_MIN ? 0 : this.store(address + done, bytes.subarray(done));
+      if (stored > 0) {
+        done += stored;
+        continue;
+      }
       const page = this.fault(address + done, true);
       const offset = (address + done) % PAGE_SIZE;
       const count = Math.min(PAGE_SIZE - offset, bytes.length - done);
@@ -370,38 +390,53 @@ export class AddressSpace implements UserCopy {
 
   // -- inside -------------------------------------------------------------------------------------------------------
 
+  /** Writes as many bytes as go to whole pages of private memory that nobody has touched yet; 0: too few, or none is free. */
+  private store(address: number, bytes: Uint8Array): number {
+    const area = this.find(address);
+    const anonymous = area?.object === null && area.protection.write;
+    if (!anonymous || address % PAGE_SIZE !== 0 || this.missing !== null) return 0;
+    const [first, most] = [pageOf(address), pageOf(Math.min(bytes.length, area.end - address))];
+    let pages = 0;
+    while (pages < most && !this.ptes.has(first + pages)) pages++;
+    if (pages * PAGE_SIZE < STORED_MIN) return 0;
+    const frames = this.provider.storeBare(bytes.subarray(0, pages * PAGE_SIZE));
+    if (failed(frames)) return 0;
+    for (const [index, frame] of frames.entries()) this.ptes.setBare(first + index, frame);
+    return pages * PAGE_SIZE;
+  }
+
   private populate(area: Vma, pageNumber: number, write: boolean): Result<Page> {
     const missing = this.missing?.find((each) => each.has(pageNumber));
     if (missing !== undefined) return missing.touch(pageNumber);
     const index = area.firstPage + pageNumber - pageOf(area.start);
     if (area.object === null) {
       const page = this.provider.allocate();
-      if (!failed(page)) this.ptes.set(pageNumber, { page, writable: true });
+      if (!failed(page)) this.ptes.set(pageNumber, page, true);
       return page;
     }
     const page = area.object.fault(index);
     if (failed(page)) return page;
     if (area.shared || !write) {
-      this.ptes.set(pageNumber, { page: page.get(), writable: area.shared });
+      this.ptes.set(pageNumber, page.get(), area.shared);
       return page;
     }
     const copy = this.copyPage(page);
-    if (!failed(copy)) this.ptes.set(pageNumber, { page: copy, writable: true });
+    if (!failed(copy)) this.ptes.set(pageNumber, copy, true);
     return copy;
   }
 
   /** `do_wp_page`: the last user of a page just gets it writable, any other a copy. */
-  private breakCow(pageNumber: number, pte: Pte): Result<Page> {
-    if (!pte.page.shared) {
-      pte.writable = true;
-      return pte.page;
+  private breakCow(pageNumber: number, page: Page): Result<Page> {
+    if (!page.shared) {
+      this.ptes.setWritable(pageNumber, true);
+      return page;
     }
-    const copy = this.copyPage(pte.page);
+    const copy = this.copyPage(page);
     if (failed(copy)) return copy;
     this.notify(pageNumber * PAGE_SIZE, (pageNumber + 1) * PAGE_SIZE, 'clear');
-    this.provider.copied?.(pte.page.frame, this);
-    pte.page.put();
-    this.ptes.set(pageNumber, { page: copy, writable: true });
+    this.provider.copied?.(page.frame, this);
+    page.put();
+    this.ptes.set(pageNumber, copy, true);
     return copy;
   }
 
@@ -500,21 +535,8 @@ export class AddressSpace implements UserCopy {
 
   /** @param objectOnly keeps private copies: a hole punched in a file does not reach them */
   private zapPtes(start: number, end: number, objectOnly: boolean): void {
-    const first = pageOf(start);
-    const last = pageOf(end);
-    const drop = (page: number, pte: Pte): void => {
-      if (objectOnly && !this.find(page * PAGE_SIZE)?.shared && pte.writable) return;
-      this.ptes.delete(page);
-      pte.page.put();
-    };
-    if (last - first > this.ptes.size) {
-      for (const [page, pte] of this.ptes) if (page >= first && page < last) drop(page, pte);
-      return;
-    }
-    for (let page = first; page < last; page++) {
-      const pte = this.ptes.get(page);
-      if (pte !== undefined) drop(page, pte);
-    }
+    const isCopy = (page: number): boolean => this.ptes.isWritable(page) && !this.find(page * PAGE_SIZE)?.shared;
+    this.ptes.drop(pageOf(start), pageOf(end), objectOnly ? isCopy : () => false);
   }
 
   private notify(start: number, end: number, event: MmuNotifierEvent): void {

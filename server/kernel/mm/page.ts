@@ -1,4 +1,5 @@
 import type { Dram, Frame } from '../../hardware/dram.js';
+import type { Pfn } from '../../hardware/units.js';
 import { Failure, type Result } from '../failure.js';
 import type { AddressSpace } from './address-space.js';
 import type { PageProvider } from './page-provider.js';
@@ -25,7 +26,7 @@ export class Page {
 
   put(): void {
     if (this.references === 0) throw new Error(`page ${this.frame.pfn}: reference dropped twice`);
-    if (--this.references === 0) this.pages.free(this);
+    if (--this.references === 0) this.pages.release(this);
   }
 }
 
@@ -40,16 +41,49 @@ export class PageAllocator implements PageProvider {
 
   allocate(): Result<Page> {
     const frame = this.dram.allocate();
-    if (frame === null) return new Failure('ENOMEM', 'HOST_MEMORY_EXHAUSTED', 'alloc_pages', { frames: String(this.dram.total) });
+    return frame === null ? this.exhausted() : new Page(frame, this);
+  }
+
+  storeBare(bytes: Uint8Array): Result<readonly Pfn[]> {
+    return this.dram.store(bytes) ?? this.exhausted();
+  }
+
+  page(bare: Pfn): Page {
+    const frame = this.dram.at(bare);
+    if (frame === undefined) throw new Error(`page ${bare}: not in use`);
     return new Page(frame, this);
+  }
+
+  free(bare: Pfn): void {
+    // A frame without an object is as it was stored: it means nothing to anybody.
+    const frame = this.dram.known(bare);
+    if (frame === undefined) this.dram.release(bare);
+    else this.freeFrame(frame);
+  }
+
+  adjoins(bare: Pfn, next: Pfn): boolean {
+    return this.dram.adjoins(bare, next);
+  }
+
+  contents(bare: Pfn, pages: number): Uint8Array {
+    return this.dram.contents(bare, pages);
   }
 
   copied(from: Frame, mm: AddressSpace): void {
     this.onCopy(from, mm);
   }
 
-  free(page: Page): void {
-    this.onFree(page.frame);
-    this.dram.free(page.frame);
+  /** For `Page`: the last reference is gone. */
+  release(page: Page): void {
+    this.freeFrame(page.frame);
+  }
+
+  private freeFrame(frame: Frame): void {
+    this.onFree(frame);
+    this.dram.free(frame);
+  }
+
+  private exhausted(): Failure {
+    return new Failure('ENOMEM', 'HOST_MEMORY_EXHAUSTED', 'alloc_pages', { frames: String(this.dram.total) });
   }
 }

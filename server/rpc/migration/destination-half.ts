@@ -51,17 +51,10 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
   let arrival: Arrival | null = null;
   let wasPrepared = false;
   const receive = (description: GuestDescription) =>
-    receiveGuest(
-      kernel,
-      process,
-      description,
-      (received) => {
-        // Told again with what is known only at the end, when the process may have closed the descriptor.
-        arrival = { vm: arrival?.vm ?? vmOf(process, received.vmFd), received };
-      },
-      // Each message has been read into memory of its own.
-      true,
-    );
+    receiveGuest(kernel, process, description, (received) => {
+      // Told again with what is known only at the end, when the process may have closed the descriptor.
+      arrival = { vm: arrival?.vm ?? vmOf(process, received.vmFd), received };
+    });
   const machine = new Destination(local, receive, ledger, transmit);
   const giveUp = (reason: string): void => machine.abort(reason);
   return {

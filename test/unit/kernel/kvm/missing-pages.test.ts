@@ -56,7 +56,7 @@ class ForgetfulCalls extends InProcessCalls {
       wanted: (addresses) => {
         this.wanted += addresses.length;
         queueMicrotask(() => {
-          for (const address of addresses) mm.fill(missing, address, contents.get(address) ?? new Uint8Array(PAGE), false);
+          for (const address of addresses) mm.fill(missing, address, contents.get(address) ?? new Uint8Array(PAGE));
         });
       },
       whole: () => {},
@@ -134,7 +134,7 @@ const createGuest = () => {
     mm.expect(missing, ram + page, ram + page + PAGE);
   };
   const bring = (page: number): void => {
-    mm.fill(missing, ram + page, contents.get(page) ?? new Uint8Array(PAGE), false);
+    mm.fill(missing, ram + page, contents.get(page) ?? new Uint8Array(PAGE));
     host.kernel.scheduler.run();
   };
   return { host, vmFd, vcpuFd, vcpu, ram, wanted, missing, lose, bring };

@@ -1,0 +1,156 @@
+import type { Pfn } from '../../hardware/units.js';
+import type { Page } from './page.js';
+import type { PageProvider } from './page-provider.js';
+
+/** Entries of one table, as on x86. */
+const ENTRIES = 512;
+
+interface Table {
+  /** Pages, and the frame numbers of bare ones. */
+  readonly entries: (Page | Pfn | undefined)[];
+  /** 1: a write does not fault. */
+  readonly writable: Uint8Array;
+  present: number;
+}
+
+const createTable = (): Table => ({
+  entries: new Array<Page | Pfn | undefined>(ENTRIES).fill(undefined),
+  writable: new Uint8Array(ENTRIES),
+  present: 0,
+});
+
+const tableIndex = (page: number): number => Math.floor(page / ENTRIES);
+
+/**
+ * The page tables of an address space, by page number (address / 4096). A bare page (see `PageProvider`) is a number here and
+ * nothing else: it belongs to this address space alone, and is writable.
+ */
+export class PageTable {
+  /** Pages that are present. */
+  size = 0;
+  private readonly tables = new Map<number, Table>();
+  /** The table that was looked at last. */
+  private lastIndex = -1;
+  private last: Table | undefined;
+
+  constructor(private readonly provider: PageProvider) {}
+
+  has(page: number): boolean {
+    return this.tableOf(page)?.entries[page % ENTRIES] !== undefined;
+  }
+
+  /** The page, which is not bare from now on. */
+  get(page: number): Page | undefined {
+    const table = this.tableOf(page);
+    if (table === undefined) return undefined;
+    const entry = table.entries[page % ENTRIES];
+    if (typeof entry !== 'number') return entry;
+    const made = this.provider.page(entry);
+    table.entries[page % ENTRIES] = made;
+    return made;
+  }
+
+  isWritable(page: number): boolean {
+    return this.tableOf(page)?.writable[page % ENTRIES] === 1;
+  }
+
+  /** Maps a page, whose reference becomes the table's. */
+  set(page: number, entry: Page, writable: boolean): void {
+    this.enter(page, entry, writable);
+  }
+
+  setBare(page: number, frame: Pfn): void {
+    this.enter(page, frame, true);
+  }
+
+  /** @param page one that is present */
+  setWritable(page: number, writable: boolean): void {
+    const table = this.tableOf(page);
+    if (table !== undefined) table.writable[page % ENTRIES] = writable ? 1 : 0;
+  }
+
+  /** Contents of the bare pages from `first` on, at most `count`, as far as they lie in one piece; null: that one is not bare. */
+  bareRun(first: number, count: number): Uint8Array | null {
+    const { provider } = this;
+    const frame = this.bareAt(first);
+    if (frame === null) return null;
+    let pages = 1;
+    for (let last = frame; pages < count; pages++) {
+      const next = this.bareAt(first + pages);
+      if (next === null || !provider.adjoins(last, next)) break;
+      last = next;
+    }
+    return provider.contents(frame, pages);
+  }
+
+  /** Numbers of the pages in [first, last) that are present, in ascending order. */
+  *pages(first: number, last: number): Generator<number> {
+    for (const index of this.indices(first, last)) {
+      const [from, to] = [Math.max(first, index * ENTRIES), Math.min(last, (index + 1) * ENTRIES)];
+      for (let page = from; page < to; page++) if (this.has(page)) yield page;
+    }
+  }
+
+  /** Unmaps pages [first, last), but for those that are to stay. */
+  drop(first: number, last: number, stays: (page: number) => boolean): void {
+    for (const index of this.indices(first, last)) {
+      const [from, to] = [Math.max(first, index * ENTRIES), Math.min(last, (index + 1) * ENTRIES)];
+      for (let page = from; page < to; page++) if (this.has(page) && !stays(page)) this.remove(page);
+    }
+  }
+
+  private remove(page: number): void {
+    const table = this.tableOf(page);
+    const entry = table?.entries[page % ENTRIES];
+    if (table === undefined || entry === undefined) return;
+    table.entries[page % ENTRIES] = undefined;
+    this.size--;
+    if (--table.present === 0) {
+      this.tables.delete(tableIndex(page));
+      this.lastIndex = -1;
+    }
+    if (typeof entry === 'number') this.provider.free(entry);
+    else entry.put();
+  }
+
+  private enter(page: number, entry: Page | Pfn, writable: boolean): void {
+    const at = page % ENTRIES;
+    const table = this.tableOf(page) ?? this.addTable(tableIndex(page));
+    if (table.entries[at] === undefined) {
+      table.present++;
+      this.size++;
+    }
+    table.entries[at] = entry;
+    table.writable[at] = writable ? 1 : 0;
+  }
+
+  private addTable(index: number): Table {
+    const table = createTable();
+    this.tables.set(index, table);
+    this.lastIndex = -1;
+    return table;
+  }
+
+  private tableOf(page: number): Table | undefined {
+    const index = tableIndex(page);
+    if (index !== this.lastIndex) {
+      this.lastIndex = index;
+      this.last = this.tables.get(index);
+    }
+    return this.last;
+  }
+
+  private bareAt(page: number): Pfn | null {
+    const entry = this.tableOf(page)?.entries[page % ENTRIES];
+    return typeof entry === 'number' ? entry : null;
+  }
+
+  /** Of the tables that have pages of [first, last), in ascending order. */
+  private *indices(first: number, last: number): Generator<number> {
+    const [from, to] = [tableIndex(first), Math.ceil(last / ENTRIES)];
+    if (to - from > this.tables.size) {
+      const present = [...this.tables.keys()].filter((index) => index >= from && index < to);
+      yield* present.sort((a, b) => a - b);
+    } else for (let index = from; index < to; index++) if (this.tables.has(index)) yield index;
+  }
+}
