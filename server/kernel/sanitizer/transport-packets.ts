@@ -1,15 +1,22 @@
 import type { Vm } from '../kvm/vm.js';
 import type { Findings } from './findings.js';
+import { PacketLog } from './packet-log.js';
 
-/** Where the MAC stands in a packet's header. The IV is under it, so that it is another one for each packet, whatever that holds. */
-const MAC = { offset: 20, length: 16 } as const;
-/** Packets of guests of this host that are remembered; the oldest are forgotten first. */
-const SENT_MAX = 2 ** 18;
+/** So many packets of guests of this host are remembered at least; the oldest are forgotten first, so many at a time. */
+const GENERATION = 2 ** 18;
 
+/** One that this host has sent. */
 interface Sent {
   readonly gpa: number | null;
   /** Counts the packets of this host. */
   readonly order: number;
+}
+
+/** What a guest that is being received has got. */
+interface Receiving {
+  readonly seen: PacketLog;
+  /** Order of the newest packet of this host for each address. */
+  readonly newest: Map<number, number>;
 }
 
 const nameOf = (gpa: number | null): string =>
@@ -21,34 +28,33 @@ const nameOf = (gpa: number | null): string =>
  * never had. A packet of another host can be told only when it is repeated: what it was made from is known where it was sent.
  */
 export class TransportPackets {
-  private readonly sentHere = new Map<string, Sent>();
-  private readonly receiving = new WeakMap<
-    Vm,
-    { readonly seen: Map<string, number | null>; readonly newest: Map<number, number> }
-  >();
-  private packets = 0;
+  /** Packets that guests of this host were sent in, by generations. */
+  private sentBefore = new PacketLog();
+  private sentNow = new PacketLog();
+  /** How many were sent before the first of `sentNow`. */
+  private older = 0;
+  private readonly receiving = new WeakMap<Vm, Receiving>();
 
   constructor(private readonly findings: Findings) {}
 
   /** @param gpa of the guest memory that the packet holds; null: no memslot has it */
   sent(header: Uint8Array, gpa: number | null): void {
-    this.sentHere.set(macOf(header), { gpa, order: ++this.packets });
-    if (this.sentHere.size <= SENT_MAX) return;
-    for (const oldest of this.sentHere.keys()) {
-      this.sentHere.delete(oldest);
-      return;
+    if (this.sentNow.size === GENERATION) {
+      this.sentBefore = this.sentNow;
+      this.sentNow = new PacketLog();
+      this.older += GENERATION;
     }
+    this.sentNow.add(header, gpa);
   }
 
   /** The firmware has taken a packet. */
   received(vm: Vm, header: Uint8Array, gpa: number | null): void {
     const { seen, newest } = this.sessionOf(vm);
-    const mac = macOf(header);
-    const before = seen.get(mac);
-    const sent = this.sentHere.get(mac);
-    seen.set(mac, gpa);
-    if (before !== undefined) this.report('PACKET_REPEATED', vm, gpa, `it had been received for ${nameOf(before)} before`);
-    if (sent === undefined || gpa === null) return;
+    const before = seen.find(header);
+    if (before !== -1) this.report('PACKET_REPEATED', vm, gpa, `it had been received for ${nameOf(seen.gpa(before))} before`);
+    seen.add(header, gpa);
+    const sent = this.findSent(header);
+    if (sent === null || gpa === null) return;
     const { gpa: from, order } = sent;
     if (from !== null && from !== gpa) this.report('PACKET_MISPLACED', vm, gpa, `it holds ${nameOf(from)}`);
     else if (order < (newest.get(gpa) ?? 0)) this.report('PACKET_OUT_OF_ORDER', vm, gpa, 'a newer one had been received before');
@@ -60,10 +66,18 @@ export class TransportPackets {
     this.receiving.delete(vm);
   }
 
-  private sessionOf(vm: Vm) {
+  private findSent(header: Uint8Array): Sent | null {
+    const { sentNow, sentBefore, older } = this;
+    const now = sentNow.find(header);
+    if (now !== -1) return { gpa: sentNow.gpa(now), order: older + now };
+    const before = sentBefore.find(header);
+    return before === -1 ? null : { gpa: sentBefore.gpa(before), order: older - GENERATION + before };
+  }
+
+  private sessionOf(vm: Vm): Receiving {
     const known = this.receiving.get(vm);
     if (known !== undefined) return known;
-    const session = { seen: new Map<string, number | null>(), newest: new Map<number, number>() };
+    const session = { seen: new PacketLog(), newest: new Map<number, number>() };
     this.receiving.set(vm, session);
     return session;
   }
@@ -72,6 +86,3 @@ export class TransportPackets {
     this.findings.report('guest', kind, `vm ${vm.id} received a packet for ${nameOf(gpa)}, but ${why}`, vm.id);
   }
 }
-
-const macOf = (header: Uint8Array): string =>
-  Buffer.from(header.buffer, header.byteOffset + MAC.offset, MAC.length).toString('latin1');

@@ -45,6 +45,23 @@ describe('packets of guest memory in transport', () => {
     expect(kinds()).toEqual(['PACKET_OUT_OF_ORDER', 'PACKET_MISPLACED']);
   });
 
+  it('are remembered beyond many others, with their order', () => {
+    const { vm, packets, kinds } = setUp();
+    packets.sent(header(2), 0x2000);
+    const other = header(0);
+    for (let count = 0; count < 2 ** 18; count++) {
+      new DataView(other.buffer).setUint32(20, count, true);
+      packets.sent(other, 0x4000_0000 + count * 0x1000);
+      if (count === 1000) packets.sent(header(1), 0x1000);
+    }
+    packets.sent(header(3), 0x1000);
+    receive({ vm, packets }, [1, 0x1000], [3, 0x1000], [2, 0x3000]);
+    expect(kinds()).toEqual(['PACKET_MISPLACED']);
+    packets.finished(vm);
+    receive({ vm, packets }, [3, 0x1000], [1, 0x1000]);
+    expect(kinds()).toEqual(['PACKET_MISPLACED', 'PACKET_OUT_OF_ORDER']);
+  });
+
   it('are of one session: another may begin after it', () => {
     const { vm, packets, kinds } = setUp();
     receive({ vm, packets }, [1, 0x1000]);
