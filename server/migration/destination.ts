@@ -1,4 +1,4 @@
-import { failed } from '../kernel/failure.js';
+import { type Failure, failed } from '../kernel/failure.js';
 import { inflated } from './deflate.js';
 import type { DestinationGuest, OwedFramesHandler, PageBatch, ReceiveGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
@@ -112,29 +112,34 @@ export class Destination {
 
   /**
    * DANGEROUS. An operator knows what the protocol cannot: that the source will never run the guest again. If that is
-   * wrong, it runs twice. It is recorded.
+   * wrong, it runs twice. It is recorded, or not done.
    */
-  forceRun(): void {
-    if (this.state.phase !== 'prepared') return;
-    this.ledger.record({ kind: 'overridden', session: this.local.session, decision: 'run' });
-    this.commit();
+  forceRun(): Failure | null {
+    if (this.state.phase !== 'prepared') return null;
+    return this.recordOverride('run') ?? this.commit();
   }
 
   /** An operator does not wait for the source any longer: the copy is destroyed. If it was the only one, the guest is lost. */
-  forceAbort(): void {
-    if (this.state.phase !== 'prepared') return;
-    this.ledger.record({ kind: 'overridden', session: this.local.session, decision: 'discard' });
-    this.abort('OPERATOR_OVERRIDE');
+  forceAbort(): Failure | null {
+    if (this.state.phase !== 'prepared') return null;
+    const failure = this.recordOverride('discard');
+    if (failure === null) this.abort('OPERATOR_OVERRIDE');
+    return failure;
   }
 
   /**
    * DANGEROUS. An operator does not wait for the source any longer, and the guest runs here already: what it still misses is
-   * lost, and whoever touches that gets an error. It is recorded.
+   * lost, and whoever touches that gets an error. It is recorded, or not done.
    */
-  forceLoss(): void {
-    if (this.state.phase !== 'fetching') return;
-    this.ledger.record({ kind: 'overridden', session: this.local.session, decision: 'discard' });
-    this.loseOwed();
+  forceLoss(): Failure | null {
+    if (this.state.phase !== 'fetching') return null;
+    const failure = this.recordOverride('discard');
+    if (failure === null) this.loseOwed();
+    return failure;
+  }
+
+  private recordOverride(decision: 'run' | 'discard'): Failure | null {
+    return this.ledger.record({ kind: 'overridden', session: this.local.session, decision });
   }
 
   private heard(message: Message): void {
@@ -205,15 +210,20 @@ export class Destination {
     else this.state = { phase: next };
   }
 
-  private commit(): void {
-    // Ownership passes with the record: whoever asks a daemon that has restarted must be told so.
-    this.ledger.record({ kind: 'committed', session: this.local.session });
+  private commit(): Failure | null {
+    // Ownership passes with the record: whoever asks a daemon that has restarted must be told so. Without one the guest stays.
+    const failure = this.ledger.record({ kind: 'committed', session: this.local.session });
+    if (failure !== null) {
+      this.abort(failure.reason);
+      return failure;
+    }
     this.state = this.postCopy ? { phase: 'fetching' } : { phase: 'committed', lost: 0 };
     this.ended();
     this.guest?.release();
     this.link.send({ kind: 'committed' });
     // The process may have given up all of it before it ran.
     if (this.postCopy && this.pagesMissing === 0) this.complete(0);
+    return null;
   }
 
   /** Every page has come, or is not wanted any more, or never will come. */

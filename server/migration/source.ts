@@ -222,23 +222,27 @@ export class Source {
 
   /**
    * DANGEROUS. An operator knows what the protocol cannot: that the destination's copy will never run. If that is wrong,
-   * the guest runs twice. It is recorded.
+   * the guest runs twice. It is recorded, or not done.
    */
-  forceRun(session: string): void {
-    if (this.standing !== 'in-doubt') return;
-    this.ledger.record({ kind: 'overridden', session, decision: 'run' });
-    this.stay('OPERATOR_OVERRIDE');
+  forceRun(session: string): Failure | null {
+    if (this.standing !== 'in-doubt') return null;
+    const failure = this.ledger.record({ kind: 'overridden', session, decision: 'run' });
+    if (failure === null) this.stay('OPERATOR_OVERRIDE');
+    return failure;
   }
 
   /**
    * DANGEROUS. An operator knows what the protocol cannot: that the destination owns the guest. If that is wrong, the guest
-   * is lost. While it serves: that the destination will not ask for the rest any more. It is recorded.
+   * is lost. While it serves: that the destination will not ask for the rest any more. It is recorded, or not
+   * done.
    */
-  forceSent(session: string): void {
-    if (this.standing !== 'in-doubt' && this.standing !== 'serving') return;
-    this.ledger.record({ kind: 'overridden', session, decision: 'discard' });
+  forceSent(session: string): Failure | null {
+    if (this.standing !== 'in-doubt' && this.standing !== 'serving') return null;
+    const failure = this.ledger.record({ kind: 'overridden', session, decision: 'discard' });
+    if (failure !== null) return failure;
     this.destinationOwns();
     this.servedAll();
+    return null;
   }
 
   private messageArrived(message: Message): void {

@@ -1,4 +1,5 @@
 import { closeSync, existsSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { Failure } from '../kernel/failure.js';
 import type { Ledger, LedgerEntry } from '../migration/ledger.js';
 import { replaceFile } from './durable-file.js';
 
@@ -63,7 +64,7 @@ export class LedgerFile implements Ledger {
   private readonly fd: number;
   /** Bytes that are known to be good. */
   private length: number;
-  private broken: Error | null = null;
+  private broken: Failure | null = null;
 
   private constructor(
     private readonly path: string,
@@ -87,53 +88,48 @@ export class LedgerFile implements Ledger {
     return new LedgerFile(path, existsSync(path) ? read(path) : { id: newId(), committed: new Set(), overridden: [] });
   }
 
-  /** @throws Error if it cannot be written; then it is not in the file, and nothing can be recorded any more */
-  record(entry: LedgerEntry): void {
-    this.append(entry);
-    try {
-      fsyncSync(this.fd);
-    } catch (error) {
-      throw this.fail(error, this.length);
-    }
-    this.length += Buffer.byteLength(lineOf(entry));
-    if (entry.kind === 'committed') this.committed.add(entry.session);
+  record(entry: LedgerEntry): Failure | null {
+    const failure = this.append(entry, true);
+    if (failure === null && entry.kind === 'committed') this.committed.add(entry.session);
+    return failure;
   }
 
   hasCommitted(session: string): boolean {
     return this.committed.has(session);
   }
 
-  /** Reaches the disk some time: a record too many is only kept for longer. */
+  /** Reaches the disk some time, or never: a record too many is only kept for longer. */
   forget(session: string): void {
-    if (!this.committed.delete(session)) return;
-    const line: Line = { kind: 'forgotten', session };
-    this.append(line);
-    this.length += Buffer.byteLength(lineOf(line));
+    if (this.committed.delete(session)) this.append({ kind: 'forgotten', session }, false);
   }
 
   close(): void {
     closeSync(this.fd);
   }
 
-  private append(line: Line): void {
-    if (this.broken !== null) throw this.broken;
+  /** EIO if it cannot be written; then it is not in the file, and nothing can be recorded any more. */
+  private append(line: Line, sync: boolean): Failure | null {
+    if (this.broken !== null) return this.broken;
     const bytes = Buffer.from(lineOf(line));
     try {
       for (let written = 0; written < bytes.length; ) written += writeSync(this.fd, bytes, written);
+      if (sync) fsyncSync(this.fd);
     } catch (error) {
-      throw this.fail(error, this.length);
+      return this.fail(error);
     }
+    this.length += bytes.length;
+    return null;
   }
 
   /**
    * Takes back what has come into the file: the caller is told that it is not there. After fsync has failed nobody knows
    * what is on disk, so that the next entry could not be trusted either.
    */
-  private fail(error: unknown, length: number): Error {
-    const reason = error instanceof Error ? error.message : String(error);
-    this.broken = new Error(`${this.path} cannot be written: ${reason}`, { cause: error });
+  private fail(error: unknown): Failure {
+    const message = error instanceof Error ? error.message : String(error);
+    this.broken = new Failure('EIO', 'LEDGER_UNWRITABLE', 'simkvmd', { path: this.path, message });
     try {
-      ftruncateSync(this.fd, length);
+      ftruncateSync(this.fd, this.length);
     } catch {
       // The disk does not answer at all; the torn line is left out at the next start.
     }

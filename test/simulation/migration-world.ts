@@ -1,3 +1,4 @@
+import { Failure } from '../../server/kernel/failure.js';
 import { Destination } from '../../server/migration/destination.js';
 import type {
   DestinationGuest,
@@ -27,12 +28,15 @@ export class PowerLoss extends Error {}
 class Disk implements Ledger {
   readonly entries: LedgerEntry[] = [];
   readonly committed = new Set<string>();
+  full = false;
 
   constructor(readonly id: string | null) {}
 
-  record(entry: LedgerEntry): void {
+  record(entry: LedgerEntry): Failure | null {
+    if (this.full) return new Failure('EIO', 'LEDGER_UNWRITABLE', 'test');
     this.entries.push(entry);
     if (entry.kind === 'committed' && this.id !== null) this.committed.add(entry.session);
+    return null;
   }
 
   hasCommitted(session: string): boolean {

@@ -157,6 +157,33 @@ describe('a destination that loses its power at any step', () => {
   });
 });
 
+describe('a ledger that cannot be written', () => {
+  it('leaves the guest on the source: the destination destroys its copy when Commit comes', () => {
+    const run = world(7, CALM);
+    run.daemons.destination.disk.full = true;
+    play(run, TURNS);
+    run.settle();
+    expect(run.source?.state).toMatchObject({ phase: 'stayed', reason: 'LEDGER_UNWRITABLE' });
+    expect(run.here.runnable).toBe(true);
+    expect(run.runnableCopies).toBe(1);
+    expectNoLeak(run);
+  });
+
+  it('refuses an operator, whose decision would leave no trace', () => {
+    let inDoubt = 0;
+    killAtEach('destination', { ...CALM, durable: false }, (run) => {
+      if (run.source?.standing !== 'in-doubt') return;
+      inDoubt++;
+      run.daemons.source.disk.full = true;
+      expect(run.source.forceRun('session')).toMatchObject({ reason: 'LEDGER_UNWRITABLE' });
+      expect(run.source.forceSent('session')).toMatchObject({ reason: 'LEDGER_UNWRITABLE' });
+      expect(run.source.standing).toBe('in-doubt');
+      expect(run.here.runnable).toBe(false);
+    });
+    expect(inDoubt).toBeGreaterThan(0);
+  });
+});
+
 describe('a source that loses its power at any step', () => {
   it('takes the guest with it, unless the destination has it', () => {
     let complete = 0;

@@ -103,14 +103,9 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
         allowed: "the source's daemon",
       }),
     override: (choice) => {
-      if (machine.state.phase === 'fetching' && choice === 'discard') {
-        machine.forceLoss();
-        return true;
-      }
+      if (machine.state.phase === 'fetching' && choice === 'discard') return machine.forceLoss() ?? true;
       if (machine.standing !== 'prepared') return false;
-      if (choice === 'run') machine.forceRun();
-      else machine.forceAbort();
-      return true;
+      return (choice === 'run' ? machine.forceRun() : machine.forceAbort()) ?? true;
     },
     progress: () => ({
       pages_sent: machine.pagesReceived,

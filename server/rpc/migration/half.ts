@@ -36,8 +36,8 @@ export interface Half {
   readonly handedOver: boolean;
   /** Hands the guest over before all of its memory. EINVAL, EBUSY: it cannot (any more). */
   startPostCopy(): Failure | null;
-  /** @returns false: the session is not in doubt, so there is nothing to decide */
-  override(choice: OverrideChoice): boolean;
+  /** @returns false: the session is not in doubt, so there is nothing to decide; a failure: it could not be recorded, so it is not done */
+  override(choice: OverrideChoice): Failure | boolean;
   progress(nowMs: number): MigrationProgressInit;
   received(): ReceivedVmInit | null;
 }

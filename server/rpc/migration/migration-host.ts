@@ -31,6 +31,7 @@ export const createVolatileLedger = (): Ledger => {
     id: null,
     record: ({ kind, session }) => {
       if (kind === 'committed') committed.add(session);
+      return null;
     },
     hasCommitted: (session) => committed.has(session),
     forget: (session) => void committed.delete(session),

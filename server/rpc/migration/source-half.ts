@@ -66,9 +66,7 @@ export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred 
     override: (choice) => {
       const { standing } = machine;
       if (standing !== 'in-doubt' && !(standing === 'serving' && choice === 'discard')) return false;
-      if (choice === 'run') machine.forceRun(local.session);
-      else machine.forceSent(local.session);
-      return true;
+      return (choice === 'run' ? machine.forceRun(local.session) : machine.forceSent(local.session)) ?? true;
     },
     progress: (nowMs) => {
       const statistics = machine.statistics(nowMs);

@@ -211,7 +211,9 @@ const override = ({ kernel }: Host, session: Session, decision: number): Failure
     });
   const { half, id } = session;
   const { vm, standing } = half;
-  if (!half.override(choice))
+  const decided = half.override(choice);
+  if (failed(decided)) return decided;
+  if (!decided)
     return new Failure('EBUSY', 'MIGRATION_NOT_IN_DOUBT', 'simkvmd', {
       field: 'session',
       given: id,

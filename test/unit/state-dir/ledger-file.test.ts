@@ -117,9 +117,11 @@ describe('a ledger in a file', () => {
     vi.mocked(fsyncSync).mockImplementationOnce(() => {
       throw new Error('EIO: i/o error');
     });
-    expect(() => ledger.record({ kind: 'committed', session: 'b' })).toThrow('cannot be written: EIO');
+    const unwritable = { errno: 'EIO', reason: 'LEDGER_UNWRITABLE', details: { path, message: 'EIO: i/o error' } };
+    expect(ledger.record({ kind: 'committed', session: 'b' })).toMatchObject(unwritable);
     expect(ledger.hasCommitted('b')).toBe(false);
-    expect(() => ledger.record({ kind: 'committed', session: 'c' })).toThrow('cannot be written: EIO');
+    expect(ledger.record({ kind: 'committed', session: 'c' })).toMatchObject(unwritable);
+    ledger.forget('a');
     const again = open();
     expect([again.hasCommitted('a'), again.hasCommitted('b'), again.hasCommitted('c')]).toEqual([true, false, false]);
   });
@@ -133,7 +135,7 @@ describe('a ledger in a file', () => {
     vi.mocked(writeSync).mockImplementationOnce(() => {
       throw new Error('ENOSPC: no space left on device');
     });
-    expect(() => ledger.record({ kind: 'committed', session: 'b' })).toThrow('ENOSPC');
+    expect(ledger.record({ kind: 'committed', session: 'b' })).toMatchObject({ reason: 'LEDGER_UNWRITABLE' });
     expect(readFileSync(path, 'utf8')).toBe('{"kind":"store","id":"store-1"}\n');
   });
 
