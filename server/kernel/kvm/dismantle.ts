@@ -43,8 +43,7 @@ function* destroyBuses(current: Task, vm: Vm): MightSleep<void> {
 /** As a deletion of every slot at once: one grace period, then the page tables, then the slots. */
 function* destroyMemslots(current: Task, vm: Vm): MightSleep<void> {
   const slots = [...vm.memslots];
-  for (const slot of slots) slot.invalid = true;
-  vm.memslots.changed();
+  vm.memslots.invalidate(slots);
   if (slots.length > 0) yield* vm.srcu.synchronize(current);
   kvmMmuZapAll(vm);
   if (slots.length > 0) vm.kernel.ops.guestMemoryReclaimed(vm);

@@ -33,8 +33,6 @@ export class Memslot implements MemslotShape {
   readonly userspaceAddr: Uva;
   baseGfn: Gfn;
   flags: number;
-  /** KVM_MEMSLOT_INVALID: on its way out or to another place; nobody finds it by gfn. */
-  invalid = false;
   /** Null without KVM_MEM.LOG_DIRTY_PAGES, or where a dirty ring takes its place. */
   dirtyBitmap: DirtyBitmap | null = null;
   /** What guest_memfd stands behind private (or all) accesses. */
@@ -124,13 +122,16 @@ export class Memslot implements MemslotShape {
   }
 }
 
+const NONE: ReadonlySet<Memslot> = new Set();
+
 /** `struct kvm_memslots`: the slots of a VM by id and by guest frame. Changed under slots_lock, read under SRCU. */
 export class Memslots {
   /** Bumped with every change; who caches a lookup compares it. */
   generation = 0;
   private readonly byId = new Map<number, Memslot>();
   private readonly byGfn = new SlotsByGfn<Memslot>();
-  private last: Memslot | undefined;
+  /** On their way out or to another place. Not a flag of theirs: a lookup does not read what it finds. */
+  private invalid = NONE;
 
   /** `id_to_memslot`. */
   get(id: number): Memslot | undefined {
@@ -148,12 +149,8 @@ export class Memslots {
 
   /** `gfn_to_memslot`: the slot that holds a guest frame, unless it is invalid. */
   find(frame: Gfn): Memslot | undefined {
-    const { last } = this;
-    if (last?.contains(frame) && !last.invalid) return last;
-    const slot = this.byGfn.firstEndingAbove(frame);
-    if (slot === undefined || slot.invalid || !slot.contains(frame)) return undefined;
-    this.last = slot;
-    return slot;
+    const slot = this.byGfn.find(frame);
+    return slot !== undefined && this.invalid.size > 0 && this.invalid.has(slot) ? undefined : slot;
   }
 
   /** `kvm_check_memslot_overlap`: true if a slot other than `id` has a page in [base, base + npages). */
@@ -189,13 +186,19 @@ export class Memslots {
   remove(slot: Memslot): void {
     this.byId.delete(slot.id);
     this.byGfn.remove(slot);
+    if (this.invalid.has(slot)) this.invalid = new Set([...this.invalid].filter((other) => other !== slot));
     this.changed();
   }
 
-  /** A slot has become invalid, or got other flags. */
+  /** KVM_MEMSLOT_INVALID: from now on nobody finds these slots by guest frame, until they have been removed. */
+  invalidate(slots: Iterable<Memslot>): void {
+    this.invalid = new Set([...this.invalid, ...slots]);
+    this.changed();
+  }
+
+  /** A slot has got other flags. */
   changed(): void {
     this.generation++;
-    this.last = undefined;
   }
 
   /** `kvm_free_memslots`: frees every slot. */
@@ -203,6 +206,7 @@ export class Memslots {
     for (const slot of this.byGfn) slot.free();
     this.byGfn.clear();
     this.byId.clear();
+    this.invalid = NONE;
     this.changed();
   }
 }

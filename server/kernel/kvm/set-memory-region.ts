@@ -151,8 +151,7 @@ const bind = (current: Task, vm: Vm, slot: Memslot, region: Region): Failure | n
 
 /** `kvm_invalidate_memslot`: nobody finds the slot any more, and no page table maps it. A grace period of its own. */
 function* invalidate(current: Task, vm: Vm, slot: Memslot): MightSleep<void> {
-  slot.invalid = true;
-  vm.memslots.changed();
+  vm.memslots.invalidate([slot]);
   yield* vm.srcu.synchronize(current);
   kvmMmuZapMemslot(vm, slot);
   vm.kernel.ops.guestMemoryReclaimed(vm);
@@ -172,7 +171,6 @@ function* move(current: Task, vm: Vm, slot: Memslot, base: Gfn, flags: number): 
   yield* invalidate(current, vm, slot);
   vm.memslots.remove(slot);
   slot.moveTo(base);
-  slot.invalid = false;
   vm.memslots.add(slot);
   return yield* setFlags(current, vm, slot, flags);
 }

@@ -6,88 +6,161 @@ export interface FrameRange {
   readonly endGfn: Gfn;
 }
 
-/** More slots than this are two leaves. */
-const LEAF_MAX = 128;
+/** Places of a leaf, a power of two: their words are two lines of a cache. */
+const LEAF = 16;
+/** Base and end of a place that is free: above every guest frame. */
+const FREE = Number.POSITIVE_INFINITY;
 
-interface Leaf<S> {
-  /** In ascending order of guest frames; never empty. */
-  readonly slots: S[];
-  /** Where each of them ends: a search goes through these words alone and not through the slots. */
-  readonly ends: number[];
-}
-
-/** Index of the first end above a guest frame. */
+/** Index of the first end above a guest frame. Where to go on is computed and not branched to: no predictor would know. */
 const firstAbove = (ends: readonly number[], frame: number): number => {
   let low = 0;
-  let high = ends.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if ((ends[middle] ?? 0) <= frame) low = middle + 1;
-    else high = middle;
+  for (let left = ends.length; left > 0; ) {
+    const half = (left + 1) >>> 1;
+    low += Number(ends[low + half - 1] <= frame) * half;
+    left -= half;
   }
   return low;
 };
 
 /**
- * `kvm_memslots::gfn_tree`: slots that do not overlap, by guest frame. A tree of two levels: what a change moves is one
- * leaf, and a search ends in the few words of one.
+ * `kvm_memslots::gfn_tree`: slots that do not overlap, by guest frame. A tree of two levels, whose leaves lie one after the
+ * other in three arrays: a search reads the words of one leaf, and no slot but the one that it gives; a change moves what
+ * is in one leaf.
  */
 export class SlotsByGfn<S extends FrameRange> {
-  private readonly leaves: Leaf<S>[] = [];
-  /** Where the last slot of each leaf ends. */
+  /** Where the last slot of each leaf ends, in ascending order, and at which place the leaf begins. */
+  private readonly leafEnds: number[] = [];
+  private readonly leafAt: number[] = [];
+  /** By place. In a leaf they ascend, and the free places are the last. */
+  private readonly bases: number[] = [];
   private readonly ends: number[] = [];
+  private readonly slots: (S | undefined)[] = [];
+  /** Where leaves begin that are in no use. */
+  private readonly spare: number[] = [];
+  /** `last_used_slot`: a place and not a slot, so that a change leaves nothing behind that is wrong. */
+  private last = 0;
 
   /** In ascending order of guest frames. */
   *[Symbol.iterator](): Generator<S> {
-    for (const { slots } of this.leaves) yield* slots;
+    for (const begin of this.leafAt)
+      for (const slot of this.slots.slice(begin, begin + LEAF)) {
+        if (slot === undefined) break;
+        yield slot;
+      }
+  }
+
+  /** The slot that holds a guest frame. */
+  find(frame: Gfn): S | undefined {
+    if (!this.holds(this.last, frame)) {
+      const at = this.search(frame);
+      if (!this.holds(at, frame)) return undefined;
+      this.last = at;
+    }
+    return this.slots[this.last];
   }
 
   /** The lowest slot that ends above a guest frame. */
   firstEndingAbove(frame: Gfn): S | undefined {
-    const leaf = this.leaves[firstAbove(this.ends, frame)];
-    return leaf?.slots[firstAbove(leaf.ends, frame)];
+    return this.slots[this.search(frame)];
   }
 
   add(slot: S): void {
-    const last = Math.max(0, this.leaves.length - 1);
-    const index = Math.min(firstAbove(this.ends, slot.baseGfn), last);
-    const leaf = this.leaves[index] ?? { slots: [], ends: [] };
-    const at = firstAbove(leaf.ends, slot.baseGfn);
-    leaf.slots.splice(at, 0, slot);
-    leaf.ends.splice(at, 0, slot.endGfn);
-    this.put(index, leaf);
-    if (leaf.slots.length > LEAF_MAX) this.split(index, leaf);
+    const { bases, ends, slots } = this;
+    const leaf = this.leafFor(slot);
+    const begin = this.leafAt[leaf];
+    let at = begin + LEAF - 1;
+    for (; at > begin && slot.baseGfn < ends[at - 1]; at--) {
+      bases[at] = bases[at - 1];
+      ends[at] = ends[at - 1];
+      slots[at] = slots[at - 1];
+    }
+    bases[at] = slot.baseGfn;
+    ends[at] = slot.endGfn;
+    slots[at] = slot;
+    this.leafEnds[leaf] = Math.max(this.leafEnds[leaf], slot.endGfn);
   }
 
   remove(slot: S): void {
-    const index = firstAbove(this.ends, slot.baseGfn);
-    const leaf = this.leaves[index];
-    const at = leaf === undefined ? -1 : firstAbove(leaf.ends, slot.baseGfn);
-    if (leaf === undefined || leaf.slots[at] !== slot) throw new Error(`no slot at guest frame ${slot.baseGfn}, or another`);
-    leaf.slots.splice(at, 1);
-    leaf.ends.splice(at, 1);
-    if (leaf.slots.length > 0) this.put(index, leaf);
-    else {
-      this.leaves.splice(index, 1);
-      this.ends.splice(index, 1);
+    const { bases, ends, slots } = this;
+    const leaf = firstAbove(this.leafEnds, slot.baseGfn);
+    let at = this.search(slot.baseGfn);
+    if (slots[at] !== slot) throw new Error(`no slot at guest frame ${slot.baseGfn}, or another`);
+    const begin = this.leafAt[leaf];
+    for (; at < begin + LEAF - 1; at++) {
+      bases[at] = bases[at + 1];
+      ends[at] = ends[at + 1];
+      slots[at] = slots[at + 1];
     }
+    this.vacate(at);
+    if (slots[begin] === undefined) {
+      this.leafEnds.splice(leaf, 1);
+      this.leafAt.splice(leaf, 1);
+      this.spare.push(begin);
+    } else this.leafEnds[leaf] = this.lastEnd(begin);
   }
 
   clear(): void {
-    this.leaves.length = 0;
-    this.ends.length = 0;
+    for (const places of [this.leafEnds, this.leafAt, this.bases, this.ends, this.slots, this.spare]) places.length = 0;
   }
 
-  private put(index: number, leaf: Leaf<S>): void {
-    this.leaves[index] = leaf;
-    this.ends[index] = leaf.ends.at(-1) ?? 0;
+  private holds(at: number, frame: number): boolean {
+    return at < this.ends.length && this.bases[at] <= frame && frame < this.ends[at];
   }
 
-  private split(index: number, leaf: Leaf<S>): void {
-    const half = LEAF_MAX / 2;
-    const upper = { slots: leaf.slots.splice(half), ends: leaf.ends.splice(half) };
-    this.leaves.splice(index + 1, 0, upper);
-    this.ends.splice(index + 1, 0, upper.ends.at(-1) ?? 0);
-    this.put(index, leaf);
+  /** The place of the lowest slot that ends above a guest frame; behind all places if there is none. */
+  private search(frame: number): number {
+    const { ends } = this;
+    const leaf = firstAbove(this.leafEnds, frame);
+    if (leaf === this.leafEnds.length) return ends.length;
+    let at = this.leafAt[leaf];
+    for (let half = LEAF / 2; half > 0; half >>>= 1) at += Number(ends[at + half - 1] <= frame) * half;
+    return at;
+  }
+
+  /** The leaf, with a free place, that a slot belongs to. */
+  private leafFor(slot: S): number {
+    if (this.leafEnds.length === 0) this.insertLeaf(0);
+    const leaf = Math.min(firstAbove(this.leafEnds, slot.baseGfn), this.leafEnds.length - 1);
+    if (this.slots[this.leafAt[leaf] + LEAF - 1] === undefined) return leaf;
+    this.split(leaf);
+    return slot.baseGfn < this.leafEnds[leaf] ? leaf : leaf + 1;
+  }
+
+  /** The upper half of a full leaf becomes the next one. */
+  private split(leaf: number): void {
+    const { bases, ends, slots } = this;
+    const begin = this.leafAt[leaf];
+    const next = this.insertLeaf(leaf + 1);
+    for (let half = 0; half < LEAF / 2; half++) {
+      const from = begin + LEAF / 2 + half;
+      bases[next + half] = bases[from];
+      ends[next + half] = ends[from];
+      slots[next + half] = slots[from];
+      this.vacate(from);
+    }
+    this.leafEnds[leaf] = this.lastEnd(begin);
+    this.leafEnds[leaf + 1] = this.lastEnd(next);
+  }
+
+  /** A leaf of free places, which is put before the one that now has its number. @returns where it begins */
+  private insertLeaf(leaf: number): number {
+    const begin = this.spare.pop() ?? this.slots.length;
+    for (let at = begin; at < begin + LEAF; at++) this.vacate(at);
+    this.leafEnds.splice(leaf, 0, 0);
+    this.leafAt.splice(leaf, 0, begin);
+    return begin;
+  }
+
+  private vacate(at: number): void {
+    this.bases[at] = FREE;
+    this.ends[at] = FREE;
+    this.slots[at] = undefined;
+  }
+
+  /** Where the last slot of a leaf ends that is not empty. */
+  private lastEnd(begin: number): number {
+    let at = begin + LEAF - 1;
+    while (this.ends[at] === FREE) at--;
+    return this.ends[at];
   }
 }

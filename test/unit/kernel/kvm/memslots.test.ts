@@ -21,9 +21,11 @@ describe('memslots', () => {
     const slot = slotAt(1, 10, 5);
     slots.add(slot);
     expect(slots.find(gfn(12))).toBe(slot);
-    slot.invalid = true;
-    slots.changed();
+    slots.invalidate([slot]);
     expect(slots.find(gfn(12))).toBeUndefined();
+    slots.remove(slot);
+    slots.add(slot);
+    expect(slots.find(gfn(12))).toBe(slot);
   });
 
   it('does not hold a slot against itself when it moves onto part of its own range', () => {
