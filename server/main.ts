@@ -6,6 +6,7 @@ import { type PickNext, Scheduler } from './kernel/sched/scheduler.js';
 import { createLog, type Log } from './log.js';
 import { createIdentity, fingerprint } from './migration/identity.js';
 import type { Host } from './rpc/call.js';
+import { createHeapRoom } from './rpc/migration/heap-room.js';
 import { createVolatileMigrationHost, type MigrationHost } from './rpc/migration/migration-host.js';
 import { ProcessRegistry } from './rpc/process-registry.js';
 import { startPump } from './rpc/pump.js';
@@ -35,6 +36,7 @@ const migrationHost = ({ stateDir, peers, advertise, unsealed }: MigrationConfig
     tls: tls?.channel ?? null,
     tlsPeers: tls?.peers ?? null,
     unsealed,
+    heapRoom: createHeapRoom(),
   };
 };
 

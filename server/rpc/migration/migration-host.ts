@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { ChannelCredentials } from '@grpc/grpc-js';
 import { createIdentity, type Identity, RAW_KEY_BYTES } from '../../migration/identity.js';
 import type { Ledger } from '../../migration/ledger.js';
+import type { HeapRoom } from './heap-room.js';
 
 /** What a daemon is to the others with which it exchanges guests. */
 export interface MigrationHost {
@@ -22,6 +23,8 @@ export interface MigrationHost {
   readonly tlsPeers: ReadonlySet<string> | null;
   /** DANGEROUS, for tests and benches: frames go as they are, and nobody proves anything. Both sides must agree. */
   readonly unsealed: boolean;
+  /** Null where V8 is not this host's to set up. */
+  readonly heapRoom: HeapRoom | null;
 }
 
 /** A ledger that ends with the daemon, and says so: what it does not know proves nothing. */
@@ -50,4 +53,5 @@ export const createVolatileMigrationHost = (seed: Uint8Array = randomBytes(RAW_K
   tls: null,
   tlsPeers: null,
   unsealed: false,
+  heapRoom: null,
 });

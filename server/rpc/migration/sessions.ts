@@ -91,6 +91,7 @@ export class Sessions {
     const onClosed = (over: Session): void => this.keepClosed(over);
     session = new Session({ id: number, ordinal: this.nextOrdinal++, half, kernel, process, onClosed });
     this.sessions.set(number, session);
+    migration.heapRoom?.enter();
     return session;
   }
 
@@ -115,6 +116,7 @@ export class Sessions {
   }
 
   private keepClosed(session: Session): void {
+    this.host.migration.heapRoom?.leave();
     this.closed.push(session);
     const oldest = this.closed.length > CLOSED_MAX ? this.closed.shift() : undefined;
     if (oldest !== undefined) this.sessions.delete(oldest.id);
