@@ -4,7 +4,8 @@ import type { DescriptorTable, GeneralRegisters, Segment, SegmentName } from './
 
 const SEGMENT_INDEX: Readonly<Record<SegmentName, number>> = { es: 0, cs: 1, ss: 2, ds: 3, fs: 4, gs: 5, tr: 6, ldt: 7 };
 
-const GENERAL_REGISTERS = [
+/** In the order of their numbers in instructions. */
+export const GENERAL_REGISTERS = [
   'rax',
   'rcx',
   'rdx',

@@ -14,6 +14,7 @@ import {
   kvm_msr_entry,
   kvm_msr_filter,
   kvm_msrs,
+  kvm_regs,
   kvm_vcpu_events,
   kvm_xcrs,
   kvm_xsave,
@@ -45,6 +46,19 @@ const msrData = (data: Uint8Array, index: number): bigint =>
 
 const LONG_MODE = { cr0: 0x8000_0011n, cr4: 0x20n, efer: 0x500n };
 const C_BIT = 1n << 51n;
+
+describe('the general registers', () => {
+  it('come back one by one as they were set, all 64 bits of each', () => {
+    const guest = new Guest();
+    const fields = Object.entries(kvm_regs.fields).map(([name, { offset }]) => [
+      name,
+      (BigInt(offset + 1) << 56n) | BigInt(offset),
+    ]);
+    const set = { ...Object.fromEntries(fields), rflags: 0x3f_7fd7n };
+    guest.setRegs(set);
+    expect(guest.regs).toEqual(set);
+  });
+});
 
 describe('KVM_SET_SREGS', () => {
   it.each([
