@@ -86,15 +86,22 @@ export const blob = (offset: number, size: number): Field<Uint8Array> => ({
   },
 });
 
+/** Offsets that no field covers. */
+const uncovered = (size: number, fields: readonly Pick<Field<unknown>, 'offset' | 'size'>[]): number[] => {
+  const covered = new Uint8Array(size);
+  for (const field of fields) covered.fill(1, field.offset, field.offset + field.size);
+  return [...covered.keys()].filter((offset) => covered[offset] === 0);
+};
+
 /** Describes a structure of `size` bytes by its fields, which become properties of the result. */
 export function struct<Shape extends Record<string, Pick<Field<unknown>, 'offset' | 'size'>>>(
   size: number,
   shape: Shape,
 ): Struct & Shape {
-  const covered = new Uint8Array(size);
-  for (const field of Object.values(shape)) covered.fill(1, field.offset, field.offset + field.size);
-  const reserved = [...covered.keys()].filter((offset) => covered[offset] === 0);
+  // Found when first asked for: the daemon declares a hundred structures at its start.
+  let reserved: readonly number[] | null = null;
   const reservedIsZero = (bytes: Uint8Array): boolean => {
+    reserved ??= uncovered(size, Object.values(shape));
     for (const offset of reserved) if (bytes[offset] !== 0) return false;
     return true;
   };
