@@ -133,4 +133,17 @@ describe('the simulated root', () => {
     expect(isEndorsedBy(cek, ask)).toBe(true);
     expect(isEndorsedBy(parse(flip(cek.bytes, 4), USAGE.CEK), ask)).toBe(false);
   });
+
+  it('endorses the chip that asks, whichever asked before, and whatever is done to what it got', () => {
+    const distribution = createKeyDistribution();
+    const ask = parseAmd(distribution.ask(), USAGE.ASK);
+    const chips = ['one', 'two'].map((seed) => createRig({ seed }).processor.endorsedCek());
+    for (const chip of [...chips, ...chips]) {
+      const endorsed = distribution.endorseChip(chip);
+      expect(SEV_CERTIFICATE.pubkey.get(endorsed)).toEqual(SEV_CERTIFICATE.pubkey.get(chip));
+      expect(isEndorsedBy(parse(endorsed, USAGE.CEK), ask)).toBe(true);
+      endorsed.fill(0);
+      expect(isEndorsedBy(parse(distribution.endorseChip(chip), USAGE.CEK), ask)).toBe(true);
+    }
+  });
 });
