@@ -33,6 +33,7 @@ export {
   KvmX86VmType,
   MigrationHalf,
   MigrationStanding,
+  PostCopy,
   SevCmdId,
   SevGuestState,
   SevPolicyBit,

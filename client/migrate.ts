@@ -70,8 +70,14 @@ export interface MigrateOptions extends SessionOptions {
 /** A guest that has moved. */
 export interface Migrated {
   readonly session: string;
-  /** Rounds, pages, bytes, downtime. */
+  /** Rounds, pages, bytes, downtime, when it had been handed over. */
   readonly statistics: MigrationProgress;
+  /**
+   * Resolves, with the statistics of the end, when all of the guest's memory has arrived: at once, but for post-copy. `onProgress`
+   * is called until then.
+   * @throws MigrationError PAGES_LOST: some of it never will, since the source has been lost or has given it up
+   */
+  readonly completed: () => Promise<MigrationProgress>;
 }
 
 const send = syscall(
@@ -153,8 +159,16 @@ const beginRelayed = async (vm: Vm, process: Process, { session: wanted, limits 
   }
 };
 
-/** The source's last word: the guest has gone, or has stayed. */
-const settled = async (source: Migrations, session: string, { onProgress, signal }: MigrateOptions): Promise<Migration> => {
+/**
+ * The source's last word: the guest has gone with all of its memory, or has stayed.
+ * @param gone told as soon as it runs at the destination: before that, in post-copy
+ */
+const settled = async (
+  source: Migrations,
+  session: string,
+  { onProgress, signal }: MigrateOptions,
+  gone: (migration: Migration) => void,
+): Promise<Migration> => {
   const cancel = (): void => void source.try.cancel(session).catch(() => {});
   signal?.addEventListener('abort', cancel, { once: true });
   if (signal?.aborted) cancel();
@@ -162,6 +176,8 @@ const settled = async (source: Migrations, session: string, { onProgress, signal
     for await (const migration of source.watch(session)) {
       onProgress?.(migration);
       const { standing } = migration;
+      if (standing === MigrationStanding.MIGRATION_STANDING_SENT || standing === MigrationStanding.MIGRATION_STANDING_SERVING)
+        gone(migration);
       if (standing === MigrationStanding.MIGRATION_STANDING_SENT) return migration;
       if (standing === MigrationStanding.MIGRATION_STANDING_STAYED) throw new MigrationError(migration, signal?.reason);
     }
@@ -178,15 +194,46 @@ const arrived = async (process: Process, session: string): Promise<ReceivedGuest
   return present<ReceivedGuest>(null, 'received');
 };
 
-const migrateBy = async (
-  vm: Vm,
-  session: string,
-  options: MigrateOptions,
-): Promise<Migrated & { received: ReceivedGuest | null }> => {
-  const { progress } = await settled(new Migrations(vm.caller), session, options);
+/** The destination has fetched all of the guest's memory, or knows that it cannot. */
+const fetched = async (process: Process, session: string): Promise<void> => {
+  for await (const migration of new Migrations(process.caller).watch(session)) {
+    if (migration.phase === 'fetching') continue;
+    if (migration.reason === 'PAGES_LOST') throw new MigrationError(migration);
+    return;
+  }
+};
+
+/** A guest that runs at the destination; its memory may follow. */
+interface Gone {
+  readonly moved: Migrated & { readonly received: ReceivedGuest | null };
+  /** All of its memory has arrived. */
+  readonly whole: boolean;
+}
+
+const migrateBy = async (vm: Vm, session: string, options: MigrateOptions): Promise<Gone> => {
+  const { promise: gone, resolve } = promiseOf<Migration>();
+  const whole = settled(new Migrations(vm.caller), session, options, resolve);
+  const { progress, standing } = await Promise.race([gone, whole]);
+  // Whoever does not ask for the rest does not hear what has become of it.
+  whole.catch(() => {});
   const process = processOf(options.to);
   const received = process === null ? null : await arrived(process, session);
-  return { session, statistics: present(progress, 'progress'), received };
+  const completed = async (): Promise<MigrationProgress> => {
+    const [last] = await Promise.all([whole, process === null ? null : fetched(process, session)]);
+    return present(last.progress, 'progress');
+  };
+  return {
+    moved: { session, statistics: present(progress, 'progress'), received, completed },
+    whole: standing === MigrationStanding.MIGRATION_STANDING_SENT,
+  };
+};
+
+const promiseOf = <T>(): { readonly promise: Promise<T>; readonly resolve: (value: T) => void } => {
+  let resolve: (value: T) => void = () => {};
+  const promise = new Promise<T>((kept) => {
+    resolve = kept;
+  });
+  return { promise, resolve };
 };
 
 /** Resolves when both hosts know how a session has ended, or one of them does not answer. */
@@ -208,22 +255,31 @@ const migrateRelayed = async (vm: Vm, process: Process, options: MigrateOptions)
   const refused = new Promise<never>((_resolve, reject) => {
     relay.catch(reject);
   });
-  try {
-    return await Promise.race([migrateBy(vm, session, options), refused]);
-  } catch (error) {
-    // Where a host has not let the relay in, nobody else ends the session.
-    await Promise.allSettled(ends.map(({ caller }) => new Migrations(caller).cancel(session)));
-    throw error;
-  } finally {
+  const end = async (): Promise<void> => {
     await concluded(ends, session);
     over.abort();
     await Promise.allSettled([relay]);
-  }
+  };
+  const gone = Promise.race([migrateBy(vm, session, options), refused]).catch(async (error: unknown) => {
+    // Where a host has not let the relay in, nobody else ends the session.
+    await Promise.allSettled(ends.map(({ caller }) => new Migrations(caller).cancel(session)));
+    await end();
+    throw error;
+  });
+  const { moved, whole } = await gone;
+  // In post-copy the rest goes by way of this program too.
+  const carried = Promise.race([moved.completed(), refused]).finally(end);
+  carried.catch(() => {});
+  if (whole) await carried;
+  return { ...moved, completed: () => carried };
 };
 
 /**
  * Moves a running guest to a process of another host, and resolves when it runs there: `received` has its objects in that
  * process. The source is dead then, or what its post-move policy makes of it.
+ *
+ * With `limits.post_copy` a plain guest may run there before all of its memory has been copied: it waits for each page that it
+ * touches and that has not come, and is lost if either host is, until `completed` resolves.
  *
  * The two daemons must have been introduced to each other (`introduce`, `--peer`). Memory is copied while the guest runs; then
  * it is stopped, the rest follows, and the destination becomes its owner. Where the link breaks meanwhile it is dialled
@@ -246,7 +302,7 @@ export async function migrate(vm: Vm, options: MigrateOptions): Promise<Migrated
 export async function migrate(vm: Vm, options: MigrateOptions): Promise<Migrated & { readonly received: ReceivedGuest | null }> {
   const { to, relay = false } = options;
   options.signal?.throwIfAborted();
-  if (!relay) return migrateBy(vm, await sendVm(vm, options), options);
+  if (!relay) return (await migrateBy(vm, await sendVm(vm, options), options)).moved;
   const process = processOf(to);
   if (process === null) throw new TypeError('a migration is relayed to a Process, which is another connection of this program');
   return migrateRelayed(vm, process, options);

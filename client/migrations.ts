@@ -6,6 +6,7 @@ import {
   type Migration,
   OverrideDecision,
   type OverrideMigrationResponse,
+  type StartPostCopyResponse,
 } from '../gen/messages.js';
 import { MigrationService } from '../gen/services.js';
 import { type Caller, ENDLESS } from './call.js';
@@ -15,7 +16,7 @@ import { type CallingObject, present, syscall, valueOrThrow } from './syscall.js
 /** The largest page of a list. */
 const PAGE_SIZE = 1000;
 
-/** `run`: the copy of this host runs. `discard`: it is destroyed, or is taken for sent. */
+/** `run`: the copy of this host runs. `discard`: it is destroyed, or is taken for sent; in post-copy, what is owed is given up. */
 export type Decision = 'run' | 'discard';
 
 const DECISIONS: Readonly<Record<Decision, number>> = {
@@ -25,7 +26,7 @@ const DECISIONS: Readonly<Record<Decision, number>> = {
 
 const sessionOf = (_self: CallingObject, session: string) => ({ session });
 
-const migrationOf = ({ migration }: CancelMigrationResponse | OverrideMigrationResponse): Migration =>
+const migrationOf = ({ migration }: CancelMigrationResponse | StartPostCopyResponse | OverrideMigrationResponse): Migration =>
   present(migration, 'migration');
 
 const listMigrations = syscall(
@@ -39,12 +40,20 @@ export const migrationCalls = {
   /**
    * Gives a migration up. Before Commit has left, the guest runs on at the source at once; afterwards the destination has to
    * agree, and may own it already: `standing` says so in the end.
-   * Errno: ENOENT (no such session).
+   * Errno: ENOENT (no such session), EBUSY (post-copy: the guest runs at the destination already).
    */
   cancel: syscall(MigrationService.cancelMigration, sessionOf, migrationOf),
   /**
+   * Has the source hand a plain guest over before all of its memory has been copied. It waits at the destination for each page
+   * that it touches and does not have yet; until all have come, the guest is lost if either host is.
+   * Errno: ENOENT (no such session), EINVAL (begun without `limits.post_copy`, or not the source's host), EBUSY (the guest
+   * has been stopped already).
+   */
+  startPostCopy: syscall(MigrationService.startPostCopy, sessionOf, migrationOf),
+  /**
    * DANGEROUS. Decides for a session in doubt what the protocol cannot: the caller knows what became of the other host. If
-   * that is wrong the guest runs twice. It is recorded.
+   * that is wrong the guest runs twice. It is recorded. In post-copy, `discard` ends the wait for a host that does not come
+   * back: what is still owed is lost.
    * Errno: ENOENT (no such session), EBUSY (the session is not in doubt), EPERM (not called on the host's own machine).
    */
   override: syscall(

@@ -1,5 +1,5 @@
-import { type Command, InvalidArgumentError } from 'commander';
-import type { MigrationLimitsInit, MigrationProgress, Verdict } from '../../gen/messages.js';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type MigrationLimitsInit, type MigrationProgress, PostCopy, type Verdict } from '../../gen/messages.js';
 import { type MigrateOptions, migrate, validateMigration } from '../migrate.js';
 import type { Process } from '../process.js';
 import type { ReceivedGuest } from '../received-guest.js';
@@ -25,6 +25,13 @@ const bandwidth = (text: string): number => {
   return Number(match[1]) * { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }[match[2] as '' | 'K' | 'M' | 'G'];
 };
 
+/** When a guest may go before its memory, by the words of the command line. */
+const POST_COPY = {
+  'on-request': PostCopy.POST_COPY_ON_REQUEST,
+  'after-rounds': PostCopy.POST_COPY_AFTER_ROUNDS,
+  'at-once': PostCopy.POST_COPY_AT_ONCE,
+} as const;
+
 interface Options extends GlobalOptions {
   readonly fd?: number;
   readonly vm?: number;
@@ -38,6 +45,7 @@ interface Options extends GlobalOptions {
   readonly streams?: number;
   readonly autoConverge?: boolean;
   readonly compress?: boolean;
+  readonly postCopy?: keyof typeof POST_COPY;
   readonly push?: boolean;
   readonly relay?: boolean;
   readonly dryRun?: boolean;
@@ -50,6 +58,7 @@ const limitsOf = (options: Options): MigrationLimitsInit => ({
   streams: options.streams,
   auto_converge: options.autoConverge,
   compress: options.compress,
+  post_copy: options.postCopy && POST_COPY[options.postCopy],
 });
 
 /** The descriptor of a VM that is named by its number, among those of a process. */
@@ -98,7 +107,8 @@ const move = async (simkvm: SimKvm, console: Console, options: Options): Promise
   const onProgress: MigrateOptions['onProgress'] = (migration) => console.status?.show(progressLine(migration));
   try {
     const moved = await interruptible((signal) => migrate(vm, { to, session, limits, push, relay, signal, onProgress }));
-    return { ...moved, received: descriptorsOf(moved.received) };
+    const statistics = await moved.completed();
+    return { session: moved.session, statistics, received: descriptorsOf(moved.received) };
   } finally {
     console.status?.clear();
   }
@@ -129,6 +139,14 @@ export const registerMigrate = (program: Command, console: Console): void => {
     .option('--streams <n>', 'streams that pages go over (default: 1)', number)
     .option('--auto-converge', 'slow the vCPUs down where they write faster than is copied')
     .option('--compress', 'compress pages that travel in the clear')
+    .addOption(
+      new Option(
+        '--post-copy [when]',
+        'hand a plain guest over before all of its memory; until the rest has come it is lost if either host is',
+      )
+        .choices(Object.keys(POST_COPY))
+        .preset('after-rounds'),
+    )
     .option('--push', 'the source pushes, instead of letting the destination pull')
     .option('--relay', 'carry it through this program, where the daemons cannot reach each other')
     .option('--dry-run', 'only say whether it would be allowed, by both hosts')

@@ -32,7 +32,10 @@ const bar = (share: number): string => {
 export const progressLine = (migration: Migration): string => {
   const { phase, progress, connected } = migration;
   if (progress === null) return phase;
+  const notConnected = connected ? [] : ['not connected'];
   const share = shareSent(progress);
+  // The guest runs at the destination already.
+  if (phase === 'serving' || phase === 'fetching') return [...postCopyParts(phase, progress), ...notConnected].join('  ');
   const parts = [
     `${phase} ${bar(share)} ${(share * 100).toFixed(0).padStart(3)} %`,
     `round ${progress.round}`,
@@ -42,9 +45,17 @@ export const progressLine = (migration: Migration): string => {
     `downtime ${milliseconds(progress.downtime_ms || progress.expected_downtime_ms)}`,
   ];
   if (progress.throttle_percent > 0) parts.push(`throttled ${progress.throttle_percent} %`);
-  if (!connected) parts.push('not connected');
-  return parts.join('  ');
+  return [...parts, ...notConnected].join('  ');
 };
+
+const postCopyParts = (phase: string, progress: MigrationProgress): string[] => [
+  `${phase} ${bar(shareSent(progress))}`,
+  `${progress.pages_left} pages owed`,
+  `${progress.faults_served} ${phase === 'serving' ? 'wanted and sent first' : 'waited for'}`,
+  ...(phase === 'serving'
+    ? [`${(progress.bytes_per_second / 1e6).toFixed(1)} MB/s`, `stopped for ${milliseconds(progress.downtime_ms)}`]
+    : []),
+];
 
 /** What a guest's move came to. */
 export const summary = (session: string, { round, pages_sent, bytes_sent, downtime_ms }: MigrationProgress): string =>
@@ -118,7 +129,11 @@ export const renderMigration = (migration: Migration): string => {
   ];
   if (reason !== '') pairs.push(['reason', reason]);
   if (progress !== null && migration.half === MigrationHalf.MIGRATION_HALF_DESTINATION)
-    pairs.push(['pages received', progress.pages_sent]);
+    pairs.push(
+      ['pages received', progress.pages_sent],
+      ['pages missing', progress.pages_left],
+      ['waited for', `${progress.faults_served} pages`],
+    );
   else if (progress !== null)
     pairs.push(
       ['round', progress.round],
@@ -129,6 +144,7 @@ export const renderMigration = (migration: Migration): string => {
       ['dirty rate', `${whole(progress.dirty_pages_per_second)} pages/s`],
       ['downtime', `${milliseconds(progress.downtime_ms)}, expected ${milliseconds(progress.expected_downtime_ms)}`],
       ['throttled', `${progress.throttle_percent} %`],
+      ['faults served', progress.faults_served],
     );
   return [fields(pairs), ...renderReceived(migration)].join('\n\n');
 };

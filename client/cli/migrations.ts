@@ -56,8 +56,22 @@ export const registerMigrations = (program: Command, console: Console): void => 
     runCommand(command.optsWithGlobals<GlobalOptions>(), console, (simkvm) => simkvm.migrations.cancel(session), renderMigration),
   );
 
+  onSession('post-copy', 'hand a plain guest over now; its memory follows (begun with `migrate --post-copy`)').action(
+    (session: string, _options, command: Command) =>
+      runCommand(
+        command.optsWithGlobals<GlobalOptions>(),
+        console,
+        (simkvm) => simkvm.migrations.startPostCopy(session),
+        renderMigration,
+      ),
+  );
+
   onSession('override', 'DANGEROUS: decide for a session in doubt; if you are wrong about the other host the guest runs twice')
-    .argument('<decision>', '`run`: the copy of this host runs; `discard`: it is destroyed, or taken for sent', decision)
+    .argument(
+      '<decision>',
+      '`run`: the copy of this host runs; `discard`: it is destroyed, or taken for sent; what post-copy owes is given up',
+      decision,
+    )
     .requiredOption('--dangerous', 'you know what became of the guest at the other host')
     .action((session: string, chosen: Decision, _options, command: Command) =>
       runCommand(

@@ -149,6 +149,31 @@ describe('simkvm, for guests that go to another host', () => {
     }
   });
 
+  it('hands one over before its memory, which `migrations` shows until all of it is there', async () => {
+    const { vm } = await largeGuest();
+    const args = [
+      ...journey(vm.fd),
+      '--session',
+      'post-copy',
+      '--bandwidth',
+      '64K',
+      '--post-copy',
+      'on-request',
+      '--rounds',
+      '1000',
+    ];
+    const ended = on(here, 'migrate', ...args, '--downtime', '0');
+    await seen(here, 'post-copy', ({ phase }) => phase === 'copying');
+    expect((await on(here, 'migrations', 'post-copy', 'post-copy')).code).toBe(0);
+    await seen(there, 'post-copy', ({ phase }) => phase === 'fetching' || phase === 'committed');
+    const { code, stdout, stderr } = await ended;
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toMatch(/^moved in session post-copy: /);
+    expect((await on(there, 'migrations', 'show', 'post-copy')).stdout).toMatch(/^pages missing +0$/m);
+    expect((await on(here, 'migrations', 'post-copy', 'cli-0')).stderr).toContain('POST_COPY_NOT_ALLOWED');
+    expect((await on(here, 'migrate', ...journey(vm.fd), '--post-copy', 'never')).code).toBe(2);
+  });
+
   it('asks twice before it decides what the protocol cannot, and does not where nothing is in doubt', async () => {
     expect((await on(here, 'migrations', 'override', 'cli-0', 'run')).code).toBe(2);
     const { code, stderr } = await on(here, 'migrations', 'override', 'cli-0', 'run', '--dangerous');

@@ -10,6 +10,7 @@ import {
   type Migration,
   type MigrationInit,
   MigrationStanding,
+  PostCopy,
   type ReceiveVmRequest,
   type SendVmRequest,
 } from '../../../gen/messages.js';
@@ -18,6 +19,7 @@ import { callerOver, type FakeAnswer, FakeTransport, refusal, type SentCall, zer
 
 const {
   MIGRATION_STANDING_SENDING: SENDING,
+  MIGRATION_STANDING_SERVING: SERVING,
   MIGRATION_STANDING_SENT: SENT,
   MIGRATION_STANDING_STAYED: STAYED,
   MIGRATION_STANDING_PREPARED: PREPARED,
@@ -96,6 +98,33 @@ describe('migrate', () => {
     expect(received.irqfds).toMatchObject([{ gsi: 5, count: 2n }]);
     await received.vm.createIrqchip();
     expect(there.sent.at(-1)?.headers.process).toBe('there');
+  });
+
+  it('resolves in post-copy when the guest runs, and tells later that all of its memory has arrived', async () => {
+    const here = hostOf({
+      SendVm: SEND,
+      WatchMigration: watched({ standing: SERVING, progress: { pages_left: 9 } }, { standing: SENT, progress: { round: 2 } }),
+    });
+    const there = hostOf({
+      WatchMigration: watched(
+        { standing: COMMITTED, phase: 'fetching', ...RECEIVED },
+        { standing: COMMITTED, phase: 'committed', ...RECEIVED },
+      ),
+    });
+    const limits = { post_copy: PostCopy.POST_COPY_AFTER_ROUNDS };
+    const { statistics, received, completed } = await migrate(vmOver(here), { to: processOver(there), limits });
+    expect(sendRequest(here)?.limits).toMatchObject({ post_copy: PostCopy.POST_COPY_AFTER_ROUNDS });
+    expect([statistics.pages_left, received.vcpus.length]).toEqual([9n, 2]);
+    expect(await completed()).toMatchObject({ round: 2, pages_left: 0n });
+  });
+
+  it('says in the end that memory has been lost which was still at the source', async () => {
+    const here = hostOf({ SendVm: SEND, WatchMigration: watched({ standing: SERVING }, { standing: SENT }) });
+    const lost = { standing: COMMITTED, phase: 'committed', reason: 'PAGES_LOST', ...RECEIVED };
+    const there = hostOf({ WatchMigration: watched({ standing: COMMITTED, phase: 'fetching', ...RECEIVED }, lost) });
+    const { completed } = await migrate(vmOver(here), { to: processOver(there) });
+    await expect(completed()).rejects.toBeInstanceOf(MigrationError);
+    await expect(completed()).rejects.toThrow('the guest runs without memory that nobody has any more');
   });
 
   it('goes to a daemon that the source sees elsewhere, and to a process of which only the token is known', async () => {

@@ -52,6 +52,16 @@ describe('the line of a migration that is under way', () => {
     );
   });
 
+  it('says of a guest that has gone before its memory what is owed, and what somebody waited for', () => {
+    const progress = { pages_sent: 75, pages_left: 25, faults_served: 7, bytes_per_second: 2e6, downtime_ms: 3.6, round: 2 };
+    expect(progressLine(migrationOf({ phase: 'serving', progress }))).toBe(
+      'serving [##################------]  25 pages owed  7 wanted and sent first  2.0 MB/s  stopped for 4 ms',
+    );
+    expect(progressLine(migrationOf({ phase: 'fetching', progress, connected: false }))).toBe(
+      'fetching [##################------]  25 pages owed  7 waited for  not connected',
+    );
+  });
+
   it('is there before anything has been sent', () => {
     expect(progressLine(migrationOf({ phase: 'negotiating', progress: {} }))).toContain(
       'negotiating [------------------------]   0 %',
@@ -91,8 +101,10 @@ describe('one session', () => {
 
 it('of a destination there is nothing to tell but what has arrived', () => {
   const half = MigrationHalf.MIGRATION_HALF_DESTINATION;
-  const text = renderMigration(migrationOf({ half, progress: { pages_sent: 16_384 } }));
+  const text = renderMigration(migrationOf({ half, progress: { pages_sent: 16_384, pages_left: 3, faults_served: 2 } }));
   expect(text).toMatch(/^pages received +16384$/m);
+  expect(text).toMatch(/^pages missing +3$/m);
+  expect(text).toMatch(/^waited for +2 pages$/m);
   expect(text).not.toMatch(/round|downtime/);
 });
 
