@@ -1,5 +1,5 @@
 import { timingSafeEqual } from 'node:crypto';
-import { blob, struct, u8, u32 } from './byte-layout.js';
+import { blob, type Field, struct, u8, u32 } from './byte-layout.js';
 import { PacketCipher, PREFIX } from './packet-cipher.js';
 import type { TransportKeys } from './session.js';
 
@@ -75,10 +75,13 @@ export function openPacket(
   const cipher = cipherOf(keys);
   cipher.load(data);
   const mac = packetMac(cipher, binding, header, guestLength, data.length);
-  if (!timingSafeEqual(mac, header.subarray(PACKET_HEADER.mac.offset, PACKET_HEADER.size))) return null;
-  cipher.crypt(PACKET_HEADER.iv.get(header));
+  if (!timingSafeEqual(mac, partOf(header, PACKET_HEADER.mac))) return null;
+  cipher.crypt(partOf(header, PACKET_HEADER.iv));
   return cipher.data;
 }
+
+/** A field where it is, not a copy. */
+const partOf = (header: Uint8Array, { offset, size }: Field<Uint8Array>): Uint8Array => header.subarray(offset, offset + size);
 
 function packetMac(
   cipher: PacketCipher,

@@ -35,12 +35,16 @@ export class PacketLog {
     return gpa === NO_GPA ? null : gpa;
   }
 
-  add(header: Uint8Array, gpa: number | null): void {
+  /** @returns what `find` gave before */
+  add(header: Uint8Array, gpa: number | null): number {
     if (this.added === this.gpas.length) this.grow();
     const number = this.added++;
     for (let word = 0; word < WORDS; word++) this.macs[WORDS * number + word] = wordOf(header, word);
     this.gpas[number] = gpa ?? NO_GPA;
-    this.places[this.placeOf(header)] = number + 1;
+    const place = this.placeOf(header);
+    const before = this.places[place] - 1;
+    this.places[place] = number + 1;
+    return before;
   }
 
   /** The place of the packet with this MAC, or the one that it would get. Half of all places are free. */

@@ -50,9 +50,8 @@ export class TransportPackets {
   /** The firmware has taken a packet. */
   received(vm: Vm, header: Uint8Array, gpa: number | null): void {
     const { seen, newest } = this.sessionOf(vm);
-    const before = seen.find(header);
+    const before = seen.add(header, gpa);
     if (before !== -1) this.report('PACKET_REPEATED', vm, gpa, `it had been received for ${nameOf(seen.gpa(before))} before`);
-    seen.add(header, gpa);
     const sent = this.findSent(header);
     if (sent === null || gpa === null) return;
     const { gpa: from, order } = sent;

@@ -20,7 +20,7 @@ describe('the log of packets', () => {
         const model = new Map<string, number>();
         for (const [number, [mac, gpa]] of packets.entries()) {
           expect(log.find(header(mac))).toBe(model.get(mac.join()) ?? -1);
-          log.add(header(mac), gpa);
+          expect(log.add(header(mac), gpa)).toBe(model.get(mac.join()) ?? -1);
           model.set(mac.join(), number);
         }
         expect(log.size).toBe(packets.length);
