@@ -41,7 +41,7 @@ const runsOf = (vm: Vm, frames: readonly number[]): FrameRun[] => {
 export class HeldPages implements HeldMemory {
   private left: number;
   /** Indices of frames that somebody waits for, in the order in which they were asked for. */
-  private wanted: number[] = [];
+  private readonly wanted = new Set<number>();
   /** Where the next frames that nobody waits for are looked for. */
   private cursor = 0;
 
@@ -57,18 +57,14 @@ export class HeldPages implements HeldMemory {
   /** Takes over what is owed of a stopped guest. */
   static hold(vm: Vm, owed: OwedPages, room: BatchRoom): Result<HeldPages> {
     const frames = takeAll(owed);
-    const places: { readonly index: number; readonly address: number }[] = [];
-    for (const [index, frame] of frames.entries()) {
+    const addresses: number[] = [];
+    for (const frame of frames) {
       const address = addressOf(vm, frame);
       if (failed(address)) return address;
-      places.push({ index, address });
+      addresses.push(address);
     }
-    places.sort((a, b) => a.address - b.address);
-    const held = vm.mm.hold(places.map(({ address }) => address));
-    if (failed(held)) return held;
-    const pages = new Array<Page | null>(frames.length).fill(null);
-    for (const [position, { index }] of places.entries()) pages[index] = held[position] ?? null;
-    return new HeldPages(runsOf(vm, frames), frames, pages, room);
+    const pages = vm.mm.hold(addresses);
+    return failed(pages) ? pages : new HeldPages(runsOf(vm, frames), frames, pages, room);
   }
 
   get size(): number {
@@ -76,15 +72,15 @@ export class HeldPages implements HeldMemory {
   }
 
   get urgent(): boolean {
-    return this.wanted.length > 0;
+    return this.wanted.size > 0;
   }
 
   want(gfns: readonly number[]): number {
     let count = 0;
     for (const frame of gfns) {
       const index = this.indexOf(frame);
-      if (index === null || this.pages[index] === null || this.wanted.includes(index)) continue;
-      this.wanted.push(index);
+      if (index === null || this.pages[index] === null || this.wanted.has(index)) continue;
+      this.wanted.add(index);
       count++;
     }
     return count;
@@ -92,7 +88,7 @@ export class HeldPages implements HeldMemory {
 
   next(pages: number): PageBatch | null {
     if (this.left === 0) return null;
-    const indices = this.urgent ? this.wanted.splice(0, pages) : this.following(pages);
+    const indices = this.urgent ? this.longestAwaited(pages) : this.following(pages);
     // What lies behind a page that is touched will be touched next.
     this.cursor = (indices.at(-1) ?? 0) + 1;
     const data = this.room.take(indices.length * PAGE_SIZE);
@@ -112,8 +108,18 @@ export class HeldPages implements HeldMemory {
   release(): void {
     for (const page of this.pages) page?.put();
     this.pages.fill(null);
-    this.wanted = [];
+    this.wanted.clear();
     this.left = 0;
+  }
+
+  private longestAwaited(count: number): number[] {
+    const taken: number[] = [];
+    for (const index of this.wanted) {
+      if (taken.length === count) break;
+      taken.push(index);
+      this.wanted.delete(index);
+    }
+    return taken;
   }
 
   /** The next frames from the cursor on that have not been sent; around the end if there are none. */

@@ -84,11 +84,11 @@ export class BenchHosts implements AsyncDisposable {
     return this.here.process;
   }
 
-  /** Moves the guest to the other host; what is left of it here is cleared away. */
+  /** Moves the guest to the other host, with all of its memory; what is left of it here is cleared away. */
   async move({ limits, push = false }: { limits?: MigrationLimitsInit; push?: boolean } = {}): Promise<Moved> {
     const { here, there, current: guest } = this;
     const begin = performance.now();
-    const { received, statistics } = await migrate(guest.vm, { to: there.process, limits, push });
+    const { received, statistics, completed } = await migrate(guest.vm, { to: there.process, limits, push });
     const seconds = (performance.now() - begin) / 1000;
     const { vm, slots } = received;
     const [vcpu] = received.vcpus;
@@ -98,6 +98,7 @@ export class BenchHosts implements AsyncDisposable {
     await guest.vcpu.close();
     await guest.vm.close();
     await here.process.memory.munmap(guest.uaddr, this.bytes);
+    await completed();
     return { seconds, statistics };
   }
 

@@ -262,10 +262,15 @@ export class AddressSpace implements UserCopy {
   /**
    * References to what is in pages now, for somebody who only reads them. Who writes to one through this address space from now
    * on writes to a copy, if it is private memory; the pages stay also if they are unmapped.
-   * @param addresses ascending
+   * @param addresses of their first bytes
    */
   hold(addresses: readonly number[]): Result<Page[]> {
-    this.notify(addresses[0] ?? 0, (addresses.at(-1) ?? 0) + PAGE_SIZE, 'protection');
+    let [first, end] = [TASK_SIZE, 0];
+    for (const address of addresses) {
+      first = Math.min(first, address);
+      end = Math.max(end, address + PAGE_SIZE);
+    }
+    if (first < end) this.notify(first, end, 'protection');
     const held: Page[] = [];
     for (const address of addresses) {
       const page = this.fault(address, false);

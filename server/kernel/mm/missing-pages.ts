@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from '../../hardware/units.js';
 import { Failure } from '../failure.js';
 import { type MightSleep, WaitQueue } from '../sched/wait.js';
+import { PageSet } from './page-set.js';
 
 /** Whoever has the contents of pages that are missing here. */
 export interface MissingPagesHandler {
@@ -25,7 +26,7 @@ interface Store {
  */
 export class MissingPages {
   /** By number: address / 4096. */
-  private readonly pages = new Set<number>();
+  private readonly pages = new PageSet();
   private readonly asked = new Set<number>();
   private readonly stores = new Map<number, Store[]>();
   private readonly waiters = new Map<number, WaitQueue>();
@@ -43,13 +44,12 @@ export class MissingPages {
 
   /** Whether any of pages [first, last) is missing. */
   overlaps(first: number, last: number): boolean {
-    for (const page of this.pages) if (page >= first && page < last) return true;
-    return false;
+    return this.pages.within(first, last).next().done !== true;
   }
 
   /** For the address space: pages [first, last), of which nothing is present, are missing from now on. */
   add(first: number, last: number): void {
-    for (let page = first; page < last; page++) this.pages.add(page);
+    this.pages.addRange(first, last);
   }
 
   /** A touch of a page that is missing: what the one who touches it gets instead of the page. */
@@ -64,8 +64,8 @@ export class MissingPages {
   want(first: number, last: number): void {
     if (this.lost) return;
     const addresses: number[] = [];
-    for (let page = first; page < last; page++) {
-      if (!this.pages.has(page) || this.asked.has(page)) continue;
+    for (const page of this.pages.within(first, last)) {
+      if (this.asked.has(page)) continue;
       this.asked.add(page);
       addresses.push(page * PAGE_SIZE);
     }
@@ -90,9 +90,7 @@ export class MissingPages {
   /** For the address space: pages [first, last) have been unmapped. */
   forget(first: number, last: number): void {
     const before = this.pages.size;
-    if (last - first > before) {
-      for (const page of this.pages) if (page >= first && page < last) this.drop(page);
-    } else for (let page = first; page < last; page++) this.drop(page);
+    for (const page of this.pages.within(first, last)) this.drop(page);
     if (this.pages.size < before) this.tellIfWhole();
   }
 
