@@ -1,14 +1,12 @@
-import { PAGE_SIZE } from '../hardware/units.js';
 import { Failure, failed } from '../kernel/failure.js';
 import { AutoConverge } from './auto-converge.js';
 import { CopyProgress, type MigrationStatistics } from './copy-progress.js';
-import { deflated } from './deflate.js';
-import type { HeldMemory, PageBatch, SourceGuest } from './guest.js';
+import type { SourceGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import type { CopyLimits } from './limits.js';
 import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
 import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
-import { TokenBucket } from './token-bucket.js';
+import { PageSender } from './page-sender.js';
 
 /**
  * The source's side of a migration; `hand-over.md` has the table of states and of what silence means. It has no clock:
@@ -28,16 +26,6 @@ export const SOURCE_PHASES = [
   'serving',
 ] as const;
 
-/** Runs of frames that one message names. */
-export const OWED_RUNS_MAX = 16_384;
-/**
- * Bytes under way while the destination's guest runs without all of its memory: what somebody waits for is behind them. Enough
- * for 1 GB/s over a millisecond.
- */
-const PUSH_WINDOW_BYTES = 2 ** 20;
-/** Pages of a message then. */
-const PUSH_PAGES = 32;
-
 /** Where a migration is that has not ended. */
 export type SourcePhase = (typeof SOURCE_PHASES)[number];
 
@@ -52,7 +40,7 @@ export class Source {
   state: SourceState = { phase: 'negotiating' };
   private readonly link: Link;
   private readonly progress = new CopyProgress();
-  private readonly bucket: TokenBucket | null;
+  private readonly pages: PageSender;
   private readonly converge: AutoConverge | null;
   private nowMs = 0;
   /** The first question whose answer can tell what became of Commit. */
@@ -62,8 +50,6 @@ export class Source {
   private reasonToRevoke = '';
   /** The guest is to be handed over before all of its memory. */
   private postCopy: boolean;
-  /** What is still here then. */
-  private held: HeldMemory | null = null;
 
   constructor(
     local: LocalSide,
@@ -73,7 +59,7 @@ export class Source {
     transmit: Transmit,
   ) {
     this.link = new Link(local, transmit, (message) => this.messageArrived(message));
-    this.bucket = limits.bandwidth === null ? null : new TokenBucket(limits.bandwidth);
+    this.pages = new PageSender(guest, this.link, limits, this.progress);
     this.converge = limits.autoConverge ? new AutoConverge() : null;
     this.postCopy = limits.postCopy === 'at-once';
     this.link.send({ kind: 'offer', guest: guest.describe() });
@@ -125,53 +111,20 @@ export class Source {
     this.nowMs = nowMs;
     const { phase } = this.state;
     if (!this.link.hasCredit(stream)) return null;
-    if (phase === 'serving') return this.serve(stream);
+    if (phase === 'serving') return this.pages.serve(nowMs, stream);
     if (phase !== 'copying' && phase !== 'draining') return null;
     if (phase === 'copying' && this.postCopy) {
       // What is under way would count as downtime.
       if (this.link.drained) this.stop();
       return null;
     }
-    if (phase === 'draining' && this.postCopy && this.held === null && !this.holdBack()) return null;
-    const wait = phase === 'copying' ? (this.bucket?.waitMs(nowMs) ?? 0) : 0;
-    if (wait > 0) return wait;
-    const batch = this.guest.next(phase === 'copying' ? this.affordablePages : this.limits.batchPages);
-    if (failed(batch)) {
-      this.cancel(batch.reason);
+    const failure = phase === 'draining' && this.postCopy && !this.pages.holds ? this.pages.holdBack() : null;
+    const next = failure ?? this.pages.send(nowMs, stream, phase === 'copying');
+    if (failed(next)) {
+      this.cancel(next.reason);
       return null;
     }
-    if (batch === null) return this.nothingOwed();
-    this.send(batch, stream);
-    return 0;
-  }
-
-  /** Post-copy: what somebody waits for, else what comes next. */
-  private serve(stream: number): number | null {
-    const { held, nowMs, link, limits } = this;
-    if (held === null) return null;
-    if (!held.urgent) {
-      if (!link.hasCredit(stream, PUSH_WINDOW_BYTES)) return null;
-      const wait = this.bucket?.waitMs(nowMs) ?? 0;
-      if (wait > 0) return wait;
-    }
-    const batch = held.next(Math.min(limits.batchPages, held.urgent ? limits.batchPages : this.affordablePages, PUSH_PAGES));
-    if (batch === null) return null;
-    this.send(batch, stream);
-    return 0;
-  }
-
-  private send(batch: PageBatch, stream: number): void {
-    const travelling = this.limits.compress ? deflated(batch) : batch;
-    if (travelling !== batch) this.guest.recycle(batch);
-    this.link.send({ kind: 'pages', batch: travelling }, stream);
-    this.bucket?.take(batch.gfns.length * PAGE_SIZE);
-    this.progress.sent(travelling, this.nowMs);
-  }
-
-  /** Pages of the next message while the guest runs: a low limit of bandwidth is no reason for bursts of a whole batch. */
-  private get affordablePages(): number {
-    const { batchPages } = this.limits;
-    return this.bucket === null ? batchPages : Math.max(1, Math.min(batchPages, Math.floor(this.bucket.available / PAGE_SIZE)));
+    return next ?? this.nothingOwed();
   }
 
   receive(frame: Frame, nowMs: number): void {
@@ -290,7 +243,7 @@ export class Source {
         this.destinationAborted(message.reason);
         return;
       case 'wanted':
-        this.progress.faultsServed += this.held?.want(message.gfns) ?? 0;
+        this.pages.want(message.gfns);
         return;
       case 'complete':
         this.servedAll();
@@ -358,21 +311,6 @@ export class Source {
     }
     this.progress.owes(this.guest.nextRound());
     this.state = { phase: 'draining' };
-  }
-
-  /** What is owed now stays here until the guest runs: the destination is only told what it is. @returns false: it cannot */
-  private holdBack(): boolean {
-    const held = this.guest.hold();
-    if (failed(held)) {
-      this.cancel(held.reason);
-      return false;
-    }
-    if (held.size === 0) return true;
-    this.held = held;
-    this.progress.owes(held.size);
-    for (let at = 0; at < held.runs.length; at += OWED_RUNS_MAX)
-      this.link.send({ kind: 'owed', runs: held.runs.slice(at, at + OWED_RUNS_MAX) });
-    return true;
   }
 
   private allSent(): void {
@@ -447,14 +385,14 @@ export class Source {
       this.state = { phase: 'serving' };
       this.progress.runs(this.nowMs);
       this.guest.finish();
-      if (this.held === null) this.servedAll();
+      if (!this.pages.holds) this.servedAll();
     } else if (phase === 'sent') this.link.settle();
   }
 
   /** The destination needs nothing of the guest any more. */
   private servedAll(): void {
     if (this.state.phase !== 'serving') return;
-    this.held?.release();
+    this.pages.release();
     this.state = { phase: 'sent' };
     this.link.close();
     this.link.settle();
@@ -464,7 +402,7 @@ export class Source {
     const { phase } = this.state;
     if (phase === 'serving' || phase === 'sent' || phase === 'stayed') return;
     this.state = { phase: 'stayed', reason };
-    this.held?.release();
+    this.pages.release();
     this.progress.runs(this.nowMs);
     this.progress.throttlePercent = 0;
     this.guest.resume();

@@ -8,7 +8,7 @@ import { Failure, failed, type Result } from '../../kernel/failure.js';
 import { WANTED_MAX } from '../../migration/destination.js';
 import type { FrameRun } from '../../migration/guest.js';
 import { type Frame, type Message, STANDINGS, type Standing } from '../../migration/message.js';
-import { OWED_RUNS_MAX } from '../../migration/source.js';
+import { OWED_RUNS_MAX } from '../../migration/page-sender.js';
 import { guestDescriptionMessage, guestDescriptionOf } from './description-codec.js';
 import { encodePagesFrame, GFN_END, pageBatchOf } from './page-codec.js';
 import { ID_MAX } from './session-id.js';

@@ -4,7 +4,7 @@ import { type Migration, MigrationStanding } from '../../../client/index.js';
 import { requires } from '../../helpers/requirements.js';
 import { type CountingGuest, plainGuest, sevGuest } from '../migrating-guest.js';
 import { Crossing, startCrossingIn } from './crossing.js';
-import { Journey, type Place } from './journey.js';
+import { Journey, type Manner, type Place } from './journey.js';
 import { NOTHING_LEFT } from './machine.js';
 import { NetworkRig } from './network-rig.js';
 import { nameOf, type Step, StepHolds, StepRecorder } from './steps.js';
@@ -40,10 +40,10 @@ interface Travel {
 }
 
 /** The steps of the protocol: what the daemons say to each other when nobody disturbs them. */
-const stepsOf = async (crossing: Crossing): Promise<readonly Step[]> => {
+const stepsOf = async (crossing: Crossing, manner: Manner = 'pre-copy'): Promise<readonly Step[]> => {
   const recorder = new StepRecorder();
   crossing.middle.meddler = recorder.meddler;
-  const journey = new Journey(crossing, 'undisturbed', await plainGuest(crossing.here));
+  const journey = new Journey(crossing, 'undisturbed', await plainGuest(crossing.here), manner);
   await expect.poll(async () => (await journey.seenBy(crossing.there))?.closed, { timeout: PATIENCE_MS }).toBe(true);
   expect([await journey.refusal, await journey.runsAt(PATIENCE_MS), journey.isWhole]).toEqual([null, ['there'], true]);
   await journey.end();
@@ -51,16 +51,23 @@ const stepsOf = async (crossing: Crossing): Promise<readonly Step[]> => {
 };
 
 /** A migration for each step, stopped there. */
-const stopAtSteps = async (crossing: Crossing, steps: readonly Step[], holds: StepHolds, first: number): Promise<Travel[]> => {
+const stopAtSteps = async (
+  crossing: Crossing,
+  steps: readonly Step[],
+  holds: StepHolds,
+  first: number,
+  manner: Manner = 'pre-copy',
+): Promise<Travel[]> => {
   crossing.middle.meddler = holds.meddler;
-  const made = await Promise.all(steps.map((_, index) => (GUESTS[(first + index) % 2] ?? plainGuest)(crossing.here)));
+  const guestAt = (index: number) => (manner === 'pre-copy' ? GUESTS[(first + index) % 2] : null) ?? plainGuest;
+  const made = await Promise.all(steps.map((_, index) => guestAt(index)(crossing.here)));
   const travels = steps.map((step, index) => {
     const session = `step-${index}`;
     holds.stopAt(session, step);
-    return { step, journey: new Journey(crossing, session, made[index] as CountingGuest) };
+    return { step, journey: new Journey(crossing, session, made[index] as CountingGuest, manner) };
   });
   // On a machine that is too slow a guest may have written nothing since its first pages were sent.
-  const mayBeMissed = ({ what, ordinal }: Step): boolean => what === 'pages' && ordinal > 1;
+  const mayBeMissed = ({ what, ordinal }: Step): boolean => what === 'wanted' || (what === 'pages' && ordinal > 1);
   const waiting = () => travels.filter(({ step, journey }) => !holds.hasReached(journey.session) && !mayBeMissed(step));
   const late = () => waiting().map(({ step }) => nameOf(step));
   await expect.poll(late, { timeout: PATIENCE_MS }).toEqual([]);
@@ -94,8 +101,10 @@ const endingOf = async (
   const seen = () => Promise.all([journey.seenBy(here), journey.seenBy(there)]);
   const pending = async () => (await seen()).filter((half) => half !== null && !isOver(half)).map((half) => half?.phase);
   await expect.poll(pending, { timeout: PATIENCE_MS, interval: 200, message: nameOf(step) }).toEqual([]);
-  const [source, destination] = (await seen()).map((half) => half?.standing ?? null);
-  const isLost = lost === 'here' ? destination !== COMMITTED : lost === 'there' && source === SENT;
+  const halves = await seen();
+  const [source, destination] = halves.map((half) => half?.standing ?? null);
+  const isTorn = halves.some((half) => half?.reason === 'PAGES_LOST');
+  const isLost = isTorn || (lost === 'here' ? destination !== COMMITTED : lost === 'there' && source === SENT);
   const runs = await journey.runsAt(isLost ? SILENCE_MS : PATIENCE_MS);
   return { step: nameOf(step), runs, isWhole: journey.isWhole, source: source ?? null, destination: destination ?? null };
 };
@@ -137,13 +146,33 @@ describe('a link that is cut at each step of the protocol, and heals', () => {
     }
     await leavesNothing(crossing, travels);
   });
+
+  it('while a guest runs that has left its memory behind: it goes on where it is, and gets all of it', async () => {
+    using rig = new NetworkRig();
+    const { crossing, links } = await startCrossingIn(rig);
+    await using _crossing = crossing;
+    const holds = new StepHolds();
+    const steps = (await stepsOf(crossing, 'post-copy')).filter(({ what }) => !BEGINNING.has(what));
+    expect(steps.map(({ what }) => what)).toEqual(expect.arrayContaining(['owed', 'pages', 'complete']));
+    const travels = await stopAtSteps(crossing, steps, holds, 0, 'post-copy');
+    for (const link of links) link.cut();
+    holds.release();
+    await delay(SHORT_CUT_MS);
+    for (const link of links) link.heal();
+    for (const travel of travels) {
+      const { step, ...ending } = await endingOf(crossing, travel, ({ closed }) => closed);
+      expect({ step, ...ending }).toMatchObject({ step, runs: ['there'], isWhole: true, source: SENT, destination: COMMITTED });
+      expect((await travel.journey.seenBy(crossing.there))?.reason, step).toBe('');
+    }
+    await leavesNothing(crossing, travels);
+  });
 });
 
 describe('SIGKILL at each step of the protocol', () => {
   /** Stops them, kills a daemon and starts it again. @returns what became of each, and whether it had been committed before */
-  const killAndLook = async (crossing: Crossing, side: Place) => {
+  const killAndLook = async (crossing: Crossing, side: Place, manner: Manner = 'pre-copy') => {
     const holds = new StepHolds();
-    const travels = await stopAtSteps(crossing, await stepsOf(crossing), holds, side === 'here' ? 0 : 1);
+    const travels = await stopAtSteps(crossing, await stepsOf(crossing, manner), holds, side === 'here' ? 0 : 1, manner);
     const before = await Promise.all(travels.map(({ journey }) => journey.seenBy(crossing.there)));
     await crossing[side].kill();
     // What a source had under way is lost with it; what was under way to a destination comes too late.
@@ -183,6 +212,36 @@ describe('SIGKILL at each step of the protocol', () => {
   it('of the destination: the guest goes on where it was, unless it had been handed over, and is lost with its holder then', async () => {
     await using crossing = await Crossing.start();
     const { travels, endings } = await killAndLook(crossing, 'there');
+    for (const { step, wasCommitted, runs, isWhole, source } of endings)
+      expect({ step, runs, isWhole, source: source ?? STAYED }).toEqual({
+        ...{ step, isWhole: true, source: wasCommitted ? SENT : STAYED },
+        runs: wasCommitted ? [] : ['here'],
+      });
+    await leavesNothing(crossing, travels);
+  });
+
+  it('of a source that its guest has left before its memory: it goes on as far as it has it, and nobody waits for the rest', async () => {
+    await using crossing = await Crossing.start();
+    const { travels, endings } = await killAndLook(crossing, 'here', 'post-copy');
+    for (const [index, { step, wasCommitted, runs, isWhole, destination }] of endings.entries()) {
+      expect({ step, isWhole, isCommitted: destination === COMMITTED }).toEqual({
+        step,
+        isWhole: true,
+        isCommitted: wasCommitted,
+      });
+      expect(runs, step).not.toContain('here');
+      const seen = await travels[index]?.journey.seenBy(crossing.there);
+      if (!wasCommitted) expect(runs, step).toEqual([]);
+      else if (seen?.reason === '') expect(runs, step).toEqual(['there']);
+      else expect({ step, phase: seen?.phase, reason: seen?.reason }).toEqual({ step, phase: 'committed', reason: 'PAGES_LOST' });
+    }
+    const torn = await Promise.all(travels.map(async ({ journey }) => (await journey.seenBy(crossing.there))?.reason));
+    expect(torn).toContain('PAGES_LOST');
+  });
+
+  it('of a destination that has the guest and not its memory: it is lost with its holders, and the source keeps nothing', async () => {
+    await using crossing = await Crossing.start();
+    const { travels, endings } = await killAndLook(crossing, 'there', 'post-copy');
     for (const { step, wasCommitted, runs, isWhole, source } of endings)
       expect({ step, runs, isWhole, source: source ?? STAYED }).toEqual({
         ...{ step, isWhole: true, source: wasCommitted ? SENT : STAYED },

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { KvmError, type Migration, Migrations, type Process, sendVm, type Vcpu } from '../../../client/index.js';
+import { KvmError, type Migration, Migrations, PostCopy, type Process, sendVm, type Vcpu } from '../../../client/index.js';
 import { receivedGuest } from '../../../client/received-guest.js';
 import { type CountingGuest, upTo } from '../migrating-guest.js';
 import type { Crossing } from './crossing.js';
@@ -11,6 +11,10 @@ const PACE_MS = 100;
 const GOES_ON = 3;
 /** The steps of a migration are the same each time, however slow this machine is. */
 const ONE_ROUND = { rounds: 1 };
+const BEFORE_ITS_MEMORY = { post_copy: PostCopy.POST_COPY_AT_ONCE };
+
+/** Whether a guest goes with its memory, or before it. */
+export type Manner = 'pre-copy' | 'post-copy';
 
 /** Where a guest is. */
 export type Place = 'here' | 'there';
@@ -35,10 +39,12 @@ export class Journey {
     crossing: Pick<Crossing, 'there' | 'address'>,
     readonly session: string,
     guest: CountingGuest,
+    manner: Manner = 'pre-copy',
   ) {
     const { there, address } = crossing;
     this.loops = [this.run(guest.vcpu, 'here'), this.receive(there.process)];
-    this.refusal = sendVm(guest.vm, { session, to: { address, process: there.process }, limits: ONE_ROUND }).then(
+    const limits = manner === 'pre-copy' ? ONE_ROUND : BEFORE_ITS_MEMORY;
+    this.refusal = sendVm(guest.vm, { session, to: { address, process: there.process }, limits }).then(
       () => null,
       (error) => KvmError.from(error),
     );

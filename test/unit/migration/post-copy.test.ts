@@ -114,6 +114,17 @@ describe('a plain guest that is handed over before its memory', () => {
     expect(migration.run()).toBe('sent');
   });
 
+  it('does not come back, whatever its destination says of it', () => {
+    const { guest, migration } = torn();
+    // It has said `accept`, `prepared` and `committed` so far.
+    const head = { session: 'session', boot: 'there', kind: 'data' } as const;
+    migration.source.receive({ ...head, sequence: 4, message: { kind: 'aborted', reason: 'LIE' } }, 0);
+    expect(migration.source.state.phase).toBe('serving');
+    expect(runOnce(guest, [])).toBe('EIO');
+    migration.source.receive({ ...head, sequence: 5, message: { kind: 'complete' } }, 0);
+    expect(migration.source.state.phase).toBe('sent');
+  });
+
   it('cannot be sent on before all of it is there', () => {
     const { migration, arrived } = torn();
     expect(whyNotSent(arrived.vm)).toMatchObject({ errno: 'EBUSY', reason: 'PAGES_STILL_OWED' });
