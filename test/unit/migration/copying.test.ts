@@ -1,7 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '../../../server/hardware/units.js';
 import { Destination } from '../../../server/migration/destination.js';
-import type { DestinationGuest, GuestDescription, SourceGuest } from '../../../server/migration/guest.js';
+import type {
+  DestinationGuest,
+  GuestDescription,
+  HeldMemory,
+  OwedFramesHandler,
+  SourceGuest,
+} from '../../../server/migration/guest.js';
 import type { Ledger } from '../../../server/migration/ledger.js';
 import { type CopyLimits, DEFAULT_LIMITS } from '../../../server/migration/limits.js';
 import type { Frame } from '../../../server/migration/message.js';
@@ -15,17 +21,53 @@ const description: GuestDescription = {
   ...{ capabilities: [], vcpus: [], slots: [], ioeventfds: [], irqfds: [] },
 };
 
-const destinationGuest: DestinationGuest = {
-  target: none,
-  begin: () => null,
-  receive: () => null,
-  owe: () => null,
-  missing: 0,
-  lose: () => {},
-  restore: () => null,
-  prepare: () => null,
-  release: () => {},
-  destroy: () => {},
+/** A guest that touches nothing. */
+const createDestinationGuest = (): DestinationGuest => {
+  let missing = 0;
+  let handler: OwedFramesHandler | null = null;
+  return {
+    target: none,
+    begin: () => null,
+    receive: ({ gfns }) => {
+      if (handler === null) return null;
+      missing -= gfns.length;
+      if (missing === 0) handler.whole();
+      return null;
+    },
+    owe: (runs, told) => {
+      handler = told;
+      missing += runs.reduce((sum, { count }) => sum + count, 0);
+      return null;
+    },
+    get missing() {
+      return missing;
+    },
+    lose: () => {},
+    restore: () => null,
+    prepare: () => null,
+    release: () => {},
+    destroy: () => {},
+  };
+};
+
+/** So many pages that have been held back. */
+const heldPages = (pages: number): HeldMemory => {
+  let left = pages;
+  return {
+    get size() {
+      return left;
+    },
+    runs: [{ first: 0, count: pages }],
+    urgent: false,
+    want: () => 0,
+    next: (count) => {
+      const taken = Math.min(count, left);
+      left -= taken;
+      const gfns = Array.from({ length: taken }, (_, index) => index);
+      return taken === 0 ? null : { form: 'clear', gfns, headers: none, data: new Uint8Array(taken * PAGE_SIZE) };
+    },
+    release: () => {},
+  };
 };
 
 interface Shape {
@@ -56,7 +98,7 @@ class Copying {
     const guest = this.sourceGuest();
     this.source = new Source(local('here'), guest, ledger, limits, (frame) => this.wire.push({ to: 'destination', frame }));
     const answer = (frame: Frame) => this.wire.push({ to: 'source', frame });
-    this.destination = new Destination(local('there'), () => destinationGuest, ledger, answer);
+    this.destination = new Destination(local('there'), createDestinationGuest, ledger, answer);
     this.source.connected();
     this.destination.connected();
   }
@@ -109,7 +151,9 @@ class Copying {
         stopped(null);
       },
       hold: () => {
-        throw new Error('no post-copy was asked for');
+        const held = heldPages(this.owed);
+        this.owed = 0;
+        return held;
       },
       state: () => none,
       fence: () => null,
@@ -200,5 +244,48 @@ describe('auto-converge', () => {
     const copying = new Copying({ ...diverging, writesPerMs: 16 });
     copying.run();
     expect(copying.throttles).toEqual([]);
+  });
+});
+
+describe('post-copy', () => {
+  /** It writes all of its memory faster than that can be sent. */
+  const diverging = { ...QUIET, writesPerMs: 100 };
+  const limits = { downtimeMs: 5, rounds: 4 };
+
+  it('stops a guest for next to nothing that writes faster than is copied, once all rounds are over', () => {
+    const copying = new Copying({ ...diverging, limits: { ...limits, postCopy: 'after-rounds' } });
+    copying.run();
+    const { round, downtimeMs, pagesLeft, pagesSent } = copying.source.statistics(copying.nowMs);
+    expect([round, pagesLeft, pagesSent]).toEqual([4, 0, 5 * 4096]);
+    // Its memory alone would take 64 ms.
+    expect(downtimeMs).toBeLessThanOrEqual(2);
+  });
+
+  it('is not needed where a guest can be stopped for as short as is wanted', () => {
+    const copying = new Copying({ ...QUIET, writesPerMs: 16, limits: { ...limits, rounds: 30, postCopy: 'after-rounds' } });
+    copying.run();
+    const { pagesLeft, downtimeMs } = copying.source.statistics(copying.nowMs);
+    expect(pagesLeft).toBe(0);
+    expect(downtimeMs).toBeGreaterThan(0);
+  });
+
+  it('is not begun by itself where it has to be asked for', () => {
+    const copying = new Copying({ ...diverging, limits: { ...limits, postCopy: 'on-request' } });
+    copying.run();
+    expect(copying.source.statistics(copying.nowMs).downtimeMs).toBeGreaterThan(5);
+  });
+
+  it('sends nothing twice where nothing is copied before, and small messages that a wanted page can overtake', () => {
+    const copying = new Copying({ ...diverging, limits: { postCopy: 'at-once' } });
+    copying.run();
+    const { pagesSent, downtimeMs } = copying.source.statistics(copying.nowMs);
+    expect(pagesSent).toBe(4096);
+    expect(downtimeMs).toBeLessThanOrEqual(2);
+    expect(copying.largest).toBe(32);
+  });
+
+  it('keeps to the bandwidth limit, since the guest runs', () => {
+    const copying = new Copying({ ...QUIET, limits: { bandwidth: 16_000 * PAGE_SIZE, postCopy: 'at-once' } });
+    expect(copying.run()).toBeGreaterThan(4096 / 16 - 60);
   });
 });
