@@ -18,7 +18,7 @@ import { LAYOUT } from '../../../differential/guest-code/layout.js';
 import { GuestMachine, type GuestOutcome } from '../../../differential/guest-code/machine.js';
 import { Random } from '../../../differential/random.js';
 import { trackHost } from '../../../helpers/leftovers.js';
-import { createTestHost } from './test-host.js';
+import { createTestHost, type TestHost } from './test-host.js';
 
 const PAGE = 4096;
 const CASES = 1500;
@@ -103,6 +103,10 @@ const SIGUSR1 = 10;
 /** Of the guest: code, and a page that its first instruction loads from. */
 const CODE = 0x1000;
 const DATA = 0x2000;
+const STACK = 0x3000;
+/** In the page of the code. */
+const HANDLER = 0x1100;
+const IVT = 0;
 const RAM_BYTES = 0x4000;
 
 /** A guest in real mode, with its code or its data missing: mov ax,[0x2000]; hlt. */
@@ -178,6 +182,25 @@ describe('KVM_RUN of a vCPU that touches a page which is missing', () => {
     expect(run.result()).toBeUndefined();
     bring(DATA);
     expect(run.result()).toBe(0);
+  });
+
+  it.each([
+    ['an interrupt', 0x20, (host: TestHost, fd: number) => host.ioctl(fd, IOCTL.KVM_INTERRUPT, Uint8Array.of(0x20, 0, 0, 0))],
+    ['an NMI', 2, (host: TestHost, fd: number) => host.ioctl(fd, IOCTL.KVM_NMI)],
+  ])('delivers %s once, whichever page it needs', (_what, vector, inject) => {
+    for (const missing of [[IVT], [STACK], [IVT, STACK, CODE]]) {
+      const { host, vcpuFd, vcpu, ram, wanted, lose, bring } = createGuest();
+      // The handler: inc cx; hlt.
+      host.process.mm?.write(ram + 4 * vector, Uint8Array.of(0x00, 0x11, 0, 0));
+      host.process.mm?.write(ram + HANDLER, Uint8Array.of(0x41, 0xf4));
+      host.must(host.ioctl(vcpuFd, IOCTL.KVM_SET_REGS, kvm_regs.encode({ rip: BigInt(CODE), rsp: 0x3100n, rflags: 0x202n })));
+      host.must(inject(host, vcpuFd));
+      for (const page of missing) lose(page);
+      const run = host.startIoctl(vcpuFd, IOCTL.KVM_RUN);
+      for (let turn = 0; turn < missing.length && run.result() === undefined; turn++) bring(wanted[turn] ?? -1);
+      expect([run.result(), vcpu.arch.run.exitReason]).toEqual([0, KVM_EXIT.HLT]);
+      expect([vcpu.arch.state.register(1), vcpu.arch.state.register(4)]).toEqual([1n, 0x3100n - 6n]);
+    }
   });
 
   it('fails with EFAULT and KVM_EXIT_MEMORY_FAULT once nobody has the page any more', () => {
