@@ -81,7 +81,7 @@ export { Sev } from './sev.js';
 export { SevPlatform } from './sev-platform.js';
 export { type AttachOptions, type ConnectOptions, DEFAULT_TARGET, SimKvm } from './sim-kvm.js';
 export { TOLERATED_IOCTLS, type TolerantVm, tolerateMigratedVm } from './tolerate-migrated-vm.js';
-export type { ClientTls } from './transports/unary.js';
+export type { ClientTls } from './transports/tls.js';
 export * from './uapi.js';
 export { Vcpu } from './vcpu.js';
 export type { VcpuExit } from './vcpu-exit.js';

@@ -9,7 +9,8 @@ import { Process, processOf } from './process.js';
 import { RequestIds } from './request-ids.js';
 import { type CallingObject, syscall, valueOrThrow } from './syscall.js';
 import type { Transport } from './transport.js';
-import { type ClientTls, UnaryTransport } from './transports/unary.js';
+import type { ClientTls } from './transports/tls.js';
+import { UnaryTransport } from './transports/unary.js';
 
 /** Where `simkvmd` listens unless told otherwise. */
 export const DEFAULT_TARGET = '127.0.0.1:7341';

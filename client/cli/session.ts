@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { InvalidArgumentError } from 'commander';
 import { DEFAULT_TARGET, SimKvm } from '../sim-kvm.js';
-import type { ClientTls } from '../transports/unary.js';
+import type { ClientTls } from '../transports/tls.js';
 import { describeFailure, exitCodeOf } from './failure.js';
 import { json } from './output.js';
 import { type StatusLine, terminalStatusLine } from './status-line.js';

@@ -1,32 +1,11 @@
-import {
-  type ChannelCredentials,
-  type ChannelInterface,
-  Client,
-  connectivityState,
-  credentials,
-  Metadata,
-  type StatusObject,
-  status,
-} from '@grpc/grpc-js';
-import { failedReply, statusReply, transportError } from '../kvm-error.js';
+import { type ChannelCredentials, Client, credentials, Metadata, status } from '@grpc/grpc-js';
+import { failedReply, type KvmError, transportError } from '../kvm-error.js';
 import type { CallHeaders, CallLimits, ClientMethod, Duplex, Reply, Transport } from '../transport.js';
+import { Connection } from './connection.js';
 import { GrpcDuplex } from './duplex.js';
-
-const KEEPALIVE_MS = 30_000;
-const KEEPALIVE_TIMEOUT_MS = 15_000;
-/** HTTP/2 receive window: what lets a Dump run at the speed of the host. */
-const WINDOW_BYTES = 8 * 2 ** 20;
-/** A chunk of 1 MiB and what surrounds it. */
-const MESSAGE_MAX = 4 * 2 ** 20;
-
-/** How to speak to a host that was started with `--tls-cert`. All PEM: the text, and not the name of a file. */
-export interface ClientTls {
-  /** Authorities that vouch for the host. */
-  readonly ca: string | Uint8Array;
-  /** The certificate of whoever calls, and its private key: the host wants to see one. */
-  readonly cert: string | Uint8Array;
-  readonly key: string | Uint8Array;
-}
+import { KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MESSAGE_MAX, WINDOW_BYTES } from './limits.js';
+import type { ClientTls } from './tls.js';
+import { framed, UnaryCall } from './unary-call.js';
 
 const OPTIONS = {
   'grpc.keepalive_time_ms': KEEPALIVE_MS,
@@ -48,17 +27,26 @@ const bytesOf = (pem: string | Uint8Array | undefined): Buffer | null => (pem ==
 const credentialsOf = (tls: ClientTls | null): ChannelCredentials =>
   tls === null ? credentials.createInsecure() : credentials.createSsl(bytesOf(tls.ca), bytesOf(tls.key), bytesOf(tls.cert));
 
-const metadataOf = ({ process, thread, requestId, acknowledge }: CallHeaders): Metadata => {
+const headersOf = ({ process, thread, requestId, acknowledge }: CallHeaders): Record<string, string> => {
+  const headers: Record<string, string> = {};
+  if (process !== null) headers['simkvm-process'] = process;
+  if (thread !== null) headers['simkvm-thread'] = String(thread);
+  if (requestId !== null) headers['simkvm-request-id'] = String(requestId);
+  if (acknowledge !== null) headers['simkvm-acknowledge'] = acknowledge;
+  return headers;
+};
+
+const metadataOf = (headers: CallHeaders): Metadata => {
   const metadata = new Metadata();
-  if (process !== null) metadata.set('simkvm-process', process);
-  if (thread !== null) metadata.set('simkvm-thread', String(thread));
-  if (requestId !== null) metadata.set('simkvm-request-id', String(requestId));
-  if (acknowledge !== null) metadata.set('simkvm-acknowledge', acknowledge);
+  for (const [key, value] of Object.entries(headersOf(headers))) metadata.set(key, value);
   return metadata;
 };
 
 const optionsOf = ({ timeoutMs }: CallLimits): { deadline?: number } =>
   timeoutMs === null ? {} : { deadline: Date.now() + timeoutMs };
+
+const tooLong = (path: string, bytes: number): KvmError =>
+  transportError(status.RESOURCE_EXHAUSTED, path, `${path}: a request of ${bytes} bytes, of at most ${MESSAGE_MAX}`);
 
 /** Calls `cancel` when `signal` says so. @returns what stops listening */
 const cancelOn = (signal: AbortSignal, cancel: () => void): (() => void) => {
@@ -66,86 +54,27 @@ const cancelOn = (signal: AbortSignal, cancel: () => void): (() => void) => {
   return () => signal.removeEventListener('abort', cancel);
 };
 
-interface CancellableCall {
-  cancelWithStatus(code: status, details: string): void;
-}
-
-/** Takes what comes back of one call, and ends it where it takes too long. */
-class UnaryListener<Res> {
-  private message: Buffer | null = null;
-  private deadline: NodeJS.Timeout | undefined;
-  private stopListening: (() => void) | null = null;
-
-  constructor(
-    private readonly method: ClientMethod<never, Res>,
-    private readonly resolve: (reply: Reply<Res>) => void,
-  ) {}
-
-  /** The deadline is kept here, and not sent: a header and a timer of the host's less, and it hears of the cancellation. */
-  endAfter(call: CancellableCall, milliseconds: number): void {
-    this.deadline = setTimeout(
-      () => call.cancelWithStatus(status.DEADLINE_EXCEEDED, `no answer within ${milliseconds} ms`),
-      milliseconds,
-    );
-  }
-
-  endOn(call: CancellableCall, signal: AbortSignal): void {
-    this.stopListening = cancelOn(signal, () => call.cancelWithStatus(status.CANCELLED, 'aborted'));
-  }
-
-  onReceiveMetadata(): void {}
-
-  onReceiveMessage(message: Buffer): void {
-    this.message = message;
-  }
-
-  onReceiveStatus(end: StatusObject): void {
-    clearTimeout(this.deadline);
-    this.stopListening?.();
-    this.resolve(this.replyOf(end));
-  }
-
-  private replyOf(end: StatusObject): Reply<Res> {
-    if (end.code !== status.OK) return statusReply(end, this.method);
-    try {
-      if (this.message !== null) return { error: null, response: this.method.responseDeserialize(this.message) };
-    } catch (error) {
-      return failedReply(error, this.method);
-    }
-    const { path } = this.method;
-    return { error: transportError(status.INTERNAL, path, `${path}: the host has answered without a message`), response: null };
-  }
-}
-
-/** Whether the channel leaves `state` before `deadline`. */
-const stateChanges = (channel: ChannelInterface, state: connectivityState, deadline: number): Promise<boolean> =>
-  new Promise((resolve) => channel.watchConnectivityState(state, deadline, (error) => resolve(error === undefined)));
-
-/** A gRPC call for each call, as every other gRPC client makes them. */
+/**
+ * A gRPC call for each call, as every other gRPC client makes them. Unary ones are made over a connection of their own,
+ * without grpc-js's layers of calls, which cost several times what all the rest does; streams are grpc-js's.
+ */
 export class UnaryTransport implements Transport {
-  private readonly channel: ChannelInterface;
+  private client: Client | null = null;
 
   private constructor(
     readonly target: string,
-    private readonly client: Client,
-  ) {
-    this.channel = client.getChannel();
-  }
+    private readonly tls: ClientTls | null,
+    private readonly connection: Connection,
+  ) {}
 
   /**
    * @param target `host:port`
    * @throws KvmError with code UNAVAILABLE if nothing listens there, or does not answer within `timeoutMs`
    */
   static async connect(target: string, timeoutMs: number, tls: ClientTls | null = null): Promise<UnaryTransport> {
-    const client = new Client(target, credentialsOf(tls), OPTIONS);
-    const channel = client.getChannel();
-    const deadline = Date.now() + timeoutMs;
-    for (;;) {
-      const state = channel.getConnectivityState(true);
-      if (state === connectivityState.READY) return new UnaryTransport(target, client);
-      if (state === connectivityState.TRANSIENT_FAILURE || !(await stateChanges(channel, state, deadline))) break;
-    }
-    client.close();
+    const connection = new Connection(target, tls);
+    if (await connection.open(timeoutMs)) return new UnaryTransport(target, tls, connection);
+    connection.close();
     const message = `no simkvmd answers at ${target} (start one with \`simkvmd --listen ${target}\`)`;
     throw transportError(status.UNAVAILABLE, 'connect', message);
   }
@@ -154,26 +83,19 @@ export class UnaryTransport implements Transport {
     method: ClientMethod<ReqInit, Res>,
     request: ReqInit,
     headers: CallHeaders,
-    { timeoutMs, signal }: CallLimits,
+    limits: CallLimits,
   ): Promise<Reply<Res>> {
     return new Promise((resolve) => {
-      let message: Buffer;
       try {
-        message = method.requestSerialize(request);
+        const message = method.requestSerialize(request);
+        if (message.length > MESSAGE_MAX) throw tooLong(method.path, message.length);
+        const stream = this.connection.request(method.path, headersOf(headers));
+        new UnaryCall(method, stream, resolve).limit(limits);
+        stream.end(framed(message));
       } catch (error) {
-        // A field that cannot be encoded, for example a number that is no safe integer.
-        return resolve(failedReply(error, method));
+        // For example a field that cannot be encoded: a number that is no safe integer.
+        resolve(failedReply(error, method));
       }
-      // `client.makeUnaryRequest` makes an Error in case one is needed, an emitter and two interceptors for each call: more
-      // than all that the SDK does itself. This is what it does beneath them.
-      const call = this.channel.createCall(method.path, Number.POSITIVE_INFINITY, null, null, null);
-      const listener = new UnaryListener(method, resolve);
-      if (timeoutMs !== null) listener.endAfter(call, timeoutMs);
-      if (signal !== null) listener.endOn(call, signal);
-      call.start(metadataOf(headers), listener);
-      call.sendMessageWithContext({}, message);
-      call.halfClose();
-      call.startRead();
     });
   }
 
@@ -183,7 +105,7 @@ export class UnaryTransport implements Transport {
     headers: CallHeaders,
     limits: CallLimits,
   ): AsyncIterable<Res> {
-    const stream = this.client.makeServerStreamRequest(
+    const stream = this.streams().makeServerStreamRequest(
       method.path,
       method.requestSerialize,
       method.responseDeserialize,
@@ -219,7 +141,7 @@ export class UnaryTransport implements Transport {
         proceed();
         resolve(reply);
       };
-      const stream = this.client.makeClientStreamRequest(
+      const stream = this.streams().makeClientStreamRequest(
         method.path,
         method.requestSerialize,
         method.responseDeserialize,
@@ -252,7 +174,7 @@ export class UnaryTransport implements Transport {
   }
 
   duplex<ReqInit, Res>(method: ClientMethod<ReqInit, Res>, headers: CallHeaders, limits: CallLimits): Duplex<ReqInit, Res> {
-    const stream = this.client.makeBidiStreamRequest(
+    const stream = this.streams().makeBidiStreamRequest(
       method.path,
       method.requestSerialize,
       method.responseDeserialize,
@@ -265,6 +187,12 @@ export class UnaryTransport implements Transport {
   }
 
   close(): void {
-    this.client.close();
+    this.client?.close();
+    this.connection.close();
+  }
+
+  private streams(): Client {
+    this.client ??= new Client(this.target, credentialsOf(this.tls), OPTIONS);
+    return this.client;
   }
 }

@@ -4,8 +4,8 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 /** A TCP proxy in front of a daemon that can lose what the daemon answers. */
 export interface LossyProxy extends AsyncDisposable {
   readonly target: string;
-  /** From now on answers are swallowed; resolves when one has been, and the connection has been cut. */
-  loseNextAnswer(): Promise<void>;
+  /** The next answer is swallowed; resolves when it has been, and its connection has been cut, or that of the lease too. */
+  loseNextAnswer(cut: 'its connection' | 'every connection'): Promise<void>;
 }
 
 /** HTTP/2: type of a frame, and bytes of its head (RFC 9113, section 4.1). */
@@ -23,7 +23,7 @@ const frameTypes = (bytes: Buffer): number[] => {
 export const startLossyProxy = async (daemon: string): Promise<LossyProxy> => {
   const [host = '', port = ''] = daemon.split(':');
   const sockets = new Set<Socket>();
-  let losing: (() => void) | null = null;
+  let losing: { readonly every: boolean; readonly done: () => void } | null = null;
   const server = createServer((client) => {
     const upstream = connect(Number(port), host);
     for (const socket of [client, upstream]) {
@@ -37,9 +37,9 @@ export const startLossyProxy = async (daemon: string): Promise<LossyProxy> => {
     upstream.on('data', (bytes: Buffer) => {
       if (losing === null) return void client.write(bytes);
       if (!frameTypes(bytes).includes(HEADERS)) return;
-      losing();
+      losing.done();
+      for (const socket of losing.every ? sockets : [client]) socket.destroy();
       losing = null;
-      client.destroy();
     });
   });
   server.listen(0, '127.0.0.1');
@@ -47,9 +47,9 @@ export const startLossyProxy = async (daemon: string): Promise<LossyProxy> => {
   const { port: own } = server.address() as AddressInfo;
   return {
     target: `127.0.0.1:${own}`,
-    loseNextAnswer: () =>
-      new Promise((resolve) => {
-        losing = resolve;
+    loseNextAnswer: (cut) =>
+      new Promise((done) => {
+        losing = { every: cut === 'every connection', done };
       }),
     async [Symbol.asyncDispose]() {
       for (const socket of sockets) socket.destroy();

@@ -360,17 +360,27 @@ describe('a reply that is lost on the way', () => {
     await using remote = await SimKvm.connect(proxy.target);
     const spawned = await remote.spawn('survivor');
     const counter = await spawned.eventfd(0, EFD.NONBLOCK);
-    const lost = proxy.loseNextAnswer();
+    const lost = proxy.loseNextAnswer('every connection');
     await Promise.all([counter.write(1), lost]);
     expect(await counter.read()).toBe(1n);
     await spawned.exit();
+  });
+
+  it('does not end the process: its lease has a connection of its own', async () => {
+    await using proxy = await startLossyProxy(daemon.target);
+    await using remote = await SimKvm.connect(proxy.target);
+    await using process = await remote.attach();
+    await using counter = await process.eventfd(0, EFD.NONBLOCK);
+    const lost = proxy.loseNextAnswer('its connection');
+    await Promise.all([counter.write(1), lost]);
+    expect(await counter.read()).toBe(1n);
   });
 
   it('of a process that ended with its connection is a loss, and says so', async () => {
     await using proxy = await startLossyProxy(daemon.target);
     await using remote = await SimKvm.connect(proxy.target);
     const process = await remote.attach();
-    const lost = proxy.loseNextAnswer();
+    const lost = proxy.loseNextAnswer('every connection');
     const failure = await process.eventfd().catch(KvmError.from);
     await lost;
     expect(failure).toMatchObject({ errno: null, reason: 'UNAVAILABLE' });
