@@ -122,8 +122,8 @@ interface SpareCells {
   bytes: number;
 }
 
-/** Of all memory, how much is kept for the next guest when one is gone: memory that is new costs more than what is put into it. */
-const SPARE_SHARE = 1 / 16;
+/** Bytes of cells that are kept for the next guest when one is gone: memory that is new costs more than what is put into it. */
+const SPARE_MAX = 256 * 2 ** 20;
 
 const BLOCK_FRAMES = 512;
 
@@ -302,7 +302,7 @@ export class Dram {
 
   /** Keeps the cells of a frame that has never been more than a number, so that nobody can still hold them. */
   private keepCells(buffer: ArrayBuffer, offset: number): void {
-    if (this.spareBytes >= this.total * PAGE_SIZE * SPARE_SHARE) return;
+    if (this.spareBytes >= SPARE_MAX) return;
     this.spareBytes += PAGE_SIZE;
     const last = this.spare.at(-1);
     if (last?.buffer === buffer && last.offset + last.bytes === offset) last.bytes += PAGE_SIZE;
