@@ -11,10 +11,21 @@ export interface MissingPagesHandler {
   whole(): void;
 }
 
-/** What was written to a page before its contents have come. */
-interface Store {
-  readonly offset: number;
-  readonly bytes: Uint8Array;
+/** What was written to a page before its contents have come: however often, it takes no more room than that. */
+class Overlay {
+  private readonly contents = new Uint8Array(PAGE_SIZE);
+  /** 1 for each byte that was written. */
+  private readonly written = new Uint8Array(PAGE_SIZE);
+
+  write(offset: number, bytes: Uint8Array): void {
+    this.contents.set(bytes, offset);
+    this.written.fill(1, offset, offset + bytes.length);
+  }
+
+  applyTo(page: Uint8Array): void {
+    const { contents, written } = this;
+    for (let at = 0; at < PAGE_SIZE; at++) if (written[at] === 1) page[at] = contents[at] ?? 0;
+  }
 }
 
 /**
@@ -28,7 +39,7 @@ export class MissingPages {
   /** By number: address / 4096. */
   private readonly pages = new PageSet();
   private readonly asked = new Set<number>();
-  private readonly stores = new Map<number, Store[]>();
+  private readonly overlays = new Map<number, Overlay>();
   private readonly waiters = new Map<number, WaitQueue>();
   private lost = false;
 
@@ -74,15 +85,17 @@ export class MissingPages {
 
   /** Keeps what is written to a page that is missing. */
   store(page: number, offset: number, bytes: Uint8Array): void {
-    const stores = this.stores.get(page);
-    const store = { offset, bytes: bytes.slice() };
-    if (stores === undefined) this.stores.set(page, [store]);
-    else stores.push(store);
+    let overlay = this.overlays.get(page);
+    if (overlay === undefined) {
+      overlay = new Overlay();
+      this.overlays.set(page, overlay);
+    }
+    overlay.write(offset, bytes);
   }
 
   /** For the address space: the contents of a page have come; what was written since goes over them. */
   arrived(page: number, contents: Uint8Array): void {
-    for (const { offset, bytes } of this.stores.get(page) ?? []) contents.set(bytes, offset);
+    this.overlays.get(page)?.applyTo(contents);
     this.drop(page);
     this.tellIfWhole();
   }
@@ -97,7 +110,7 @@ export class MissingPages {
   /** UFFDIO_POISON of all that is left: nobody has the contents any more. From now on a touch is EFAULT. */
   lose(): void {
     this.lost = true;
-    this.stores.clear();
+    this.overlays.clear();
     for (const page of [...this.waiters.keys()]) this.wake(page);
   }
 
@@ -119,7 +132,7 @@ export class MissingPages {
   private drop(page: number): void {
     if (!this.pages.delete(page)) return;
     this.asked.delete(page);
-    this.stores.delete(page);
+    this.overlays.delete(page);
     this.wake(page);
   }
 
