@@ -96,8 +96,8 @@ const writeSyncRegs = (run: Uint8Array, message: Message): Failure | null => {
 const readRun = (pages: RunPages): Message => {
   const bytes = pages.run.bytes;
   const message = decodeStruct(kvm_run, bytes);
-  if (kvm_run.decode(bytes).kvm_valid_regs !== 0n) message.s = decodeStruct(kvm_sync_regs, bytes, KVM_RUN_SYNC_REGS_OFFSET);
-  const reason = kvm_run.decode(bytes).exit_reason;
+  if (message.kvm_valid_regs !== 0n) message.s = decodeStruct(kvm_sync_regs, bytes, KVM_RUN_SYNC_REGS_OFFSET);
+  const reason = Number(message.exit_reason);
   const member = UNION.get(reason);
   if (member === undefined) return message;
   const [field, struct] = member;
@@ -108,8 +108,8 @@ const readRun = (pages: RunPages): Message => {
 };
 
 const ioExit = (pages: RunPages): Message => {
-  const { size, count } = kvm_run__io.decode(pages.run.bytes);
-  return { ...decodeStruct(kvm_run__io, pages.run.bytes), data: pages.pio.bytes.slice(0, Math.min(size * count, PAGE_SIZE)) };
+  const io = kvm_run__io.decode(pages.run.bytes);
+  return { ...io, data: pages.pio.bytes.slice(0, Math.min(io.size * io.count, PAGE_SIZE)) };
 };
 
 /** A member with `ndata` words, of which only those count. */
