@@ -6,7 +6,7 @@ import type { FrameRun, OwedFramesHandler, PageBatch } from './guest.js';
 import { checkBatch } from './guest-pages.js';
 
 /** Guest memory as it was mapped for a guest that is received; the VMM may have changed its slots since. */
-export interface MappedSlot {
+interface MappedSlot {
   readonly gpa: number;
   readonly bytes: number;
   readonly address: number;
@@ -31,7 +31,7 @@ export class FetchedPages {
     return this.missing.size;
   }
 
-  /** EINVAL for frames that lie in no slot; then some of the others may be missing already. */
+  /** EINVAL for frames that lie in no slot, ENOMEM where its memory has been unmapped; others may be missing already then. */
   expect(runs: readonly FrameRun[]): Failure | null {
     for (const { first, count } of runs) {
       const address = this.addressOf(first, count);
@@ -40,7 +40,8 @@ export class FetchedPages {
           gfn: `0x${first.toString(16)}`,
           count: String(count),
         });
-      this.mm.expect(this.missing, address, address + count * PAGE_SIZE);
+      const failure = this.mm.expect(this.missing, address, address + count * PAGE_SIZE);
+      if (failure !== null) return failure;
     }
     return null;
   }

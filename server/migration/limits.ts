@@ -2,8 +2,7 @@
  * When a guest may be handed over before all of its memory has been copied (QEMU's `postcopy-ram`): not at all; when somebody
  * asks for it (`migrate-start-postcopy`); then, and where the rounds are over and it would be stopped for too long; at once.
  */
-export const POST_COPY_MODES = ['never', 'on-request', 'after-rounds', 'at-once'] as const;
-export type PostCopyMode = (typeof POST_COPY_MODES)[number];
+export type PostCopyMode = 'never' | 'on-request' | 'after-rounds' | 'at-once';
 
 /** How long to go on copying while the guest runs, and what the copying may take. */
 export interface CopyLimits {

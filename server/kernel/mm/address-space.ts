@@ -286,11 +286,17 @@ export class AddressSpace implements UserCopy {
 
   // -- missing pages ------------------------------------------------------------------------------------------------
 
-  /** UFFDIO_REGISTER: what is in [start, end) goes, and is missing from now on, until `fill` brings it or it is unmapped. */
-  expect(missing: MissingPages, start: number, end: number): void {
+  /**
+   * UFFDIO_REGISTER: what is in [start, end) goes, and is missing from now on, until `fill` brings it or it is unmapped. ENOMEM:
+   * not all of it is mapped.
+   */
+  expect(missing: MissingPages, start: number, end: number): Failure | null {
+    if (!this.covers(start, end))
+      return new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'userfaultfd_register', { address: `0x${start.toString(16)}` });
     this.zap(start, end, 'clear');
     missing.add(pageOf(start), pageOf(end));
     if (!this.missing?.includes(missing)) this.missing = [...(this.missing ?? []), missing];
+    return null;
   }
 
   /** UFFDIO_COPY: the contents of a page. No effect on one that is not missing (any more). */

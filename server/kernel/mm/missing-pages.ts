@@ -4,7 +4,7 @@ import { type MightSleep, WaitQueue } from '../sched/wait.js';
 import { PageSet } from './page-set.js';
 
 /** Whoever has the contents of pages that are missing here. */
-export interface MissingPagesHandler {
+interface MissingPagesHandler {
   /** Somebody has touched pages for the first time since they are missing. Addresses of their first bytes. */
   wanted(addresses: readonly number[]): void;
   /** No page is missing any more: the last has come, or has been unmapped. */

@@ -149,6 +149,12 @@ describe('a page that is missing', () => {
     expect(test.dram.used).toBe(0);
   });
 
+  it('has to be mapped', () => {
+    expect(errnoOf(mm.expect(missing, pageAt(0), pageAt(PAGES + 1)))).toBe('ENOMEM');
+    expect(missing.size).toBe(2);
+    expect(mm.read(pageAt(0), 1)).toEqual(Uint8Array.of(1));
+  });
+
   it('may be touched only where the process may touch it', () => {
     mm.mprotect(pageAt(1), PAGE, { read: false, write: false, execute: false });
     expect(errnoOf(startLoad(pageAt(1), 1).result)).toBe('EFAULT');
