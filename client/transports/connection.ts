@@ -113,6 +113,8 @@ const pem = (text: string | Uint8Array): string | Buffer => (typeof text === 'st
 /** Finds out that the other end has gone without a word: the streams end, as they do when it says so. */
 const keepAlive = (session: ClientHttp2Session): void => {
   const timer = setInterval(() => {
+    // Given up in this very turn of a loop that was held up: `close` is still to come, and a ping would throw.
+    if (session.destroyed) return;
     const giveUp = setTimeout(() => session.destroy(), KEEPALIVE_TIMEOUT_MS).unref();
     session.ping(() => clearTimeout(giveUp));
   }, KEEPALIVE_MS).unref();
