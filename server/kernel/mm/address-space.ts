@@ -1,37 +1,16 @@
 import { PAGE_SIZE, type Uva, uva } from '../../hardware/units.js';
 import { Failure, failed, type Result } from '../failure.js';
 import type { UserCopy } from '../fs/ioctl-arg.js';
-import type { MemoryObject, ObjectMapping } from './memory-object.js';
+import type { MemoryObject } from './memory-object.js';
 import { type MissingPages, PageMissing } from './missing-pages.js';
 import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
 import type { Page } from './page.js';
 import type { PageProvider } from './page-provider.js';
 import { PageTable } from './page-table.js';
+import { mayRead, type Protection, type Vma, Vmas } from './vma.js';
 
 /** End of the user half: the last page below 2^47 is not the user's (TASK_SIZE_MAX). */
 export const TASK_SIZE = 0x7fff_ffff_f000;
-const MMAP_TOP = 0x7fff_f7ff_f000;
-const MMAP_BOTTOM = 0x1_0000;
-
-export interface Protection {
-  readonly read: boolean;
-  readonly write: boolean;
-  readonly execute: boolean;
-}
-
-/** `struct vm_area_struct`: [start, end) of an address space, and what stands behind it. */
-interface Vma {
-  readonly start: number;
-  readonly end: number;
-  readonly protection: Protection;
-  readonly shared: boolean;
-  /** Null: private anonymous memory. */
-  readonly object: MemoryObject | null;
-  /** Page index in the object of the first page. */
-  readonly firstPage: number;
-  /** Tells the object where it is mapped. */
-  readonly mapping: ObjectMapping | null;
-}
 
 export interface MapRequest {
   readonly length: number;
@@ -50,9 +29,6 @@ const segv = (address: number | bigint, kernelRef: string): Failure =>
 /** From so many bytes on, what is written to untouched memory is stored in one piece. */
 const STORED_MIN = 16 * PAGE_SIZE;
 
-/** On x86 whatever can be accessed at all can be read. */
-const mayRead = ({ protection: { read, write, execute } }: Vma): boolean => read || write || execute;
-
 const pageOf = (address: number): number => Math.floor(address / PAGE_SIZE);
 
 /** Told what the process, or the kernel for it, has written to its memory; both are addresses. */
@@ -63,7 +39,7 @@ export type WriteWatcher = (start: number, end: number) => void;
  * and keeps no page beyond a wait unless it has pinned it.
  */
 export class AddressSpace implements UserCopy {
-  private areas: Vma[] = [];
+  private readonly areas = new Vmas((start, end) => this.zap(start, end, 'clear', true));
   private readonly ptes: PageTable;
   private readonly notifiers = new Set<MmuNotifier>();
   private readonly writeWatchers = new Set<WriteWatcher>();
@@ -93,7 +69,7 @@ export class AddressSpace implements UserCopy {
 
   /** Bytes of mappings and number of pages that are present. */
   get usage(): { mapped: number; present: number } {
-    return { mapped: this.areas.reduce((sum, area) => sum + area.end - area.start, 0), present: this.ptes.size };
+    return { mapped: this.areas.bytes, present: this.ptes.size };
   }
 
   // -- mappings -----------------------------------------------------------------------------------------------------
@@ -109,13 +85,13 @@ export class AddressSpace implements UserCopy {
         field: 'offset',
         given: String(request.offset),
       });
-    const start = request.fixedAddress ?? this.findGap(length);
+    const start = request.fixedAddress ?? this.areas.findGap(length);
     if (start === null || length > TASK_SIZE) return new Failure('ENOMEM', 'ADDRESS_SPACE_FULL', 'get_unmapped_area');
     if (start % PAGE_SIZE !== 0) return new Failure('EINVAL', 'MMAP_ADDRESS_UNALIGNED', 'do_mmap', { field: 'address' });
     if (start < 0 || start + length > TASK_SIZE)
       return new Failure('ENOMEM', 'MMAP_ADDRESS_RANGE', 'get_unmapped_area', { field: 'address' });
     if (request.fixedAddress !== undefined) this.munmap(start, length);
-    this.insert({
+    this.areas.insert({
       start,
       end: start + length,
       protection: request.protection,
@@ -128,12 +104,12 @@ export class AddressSpace implements UserCopy {
 
   /** True if something is mapped in [start, end). */
   overlaps(start: number, end: number): boolean {
-    return this.areas.some((area) => area.start < end && area.end > start);
+    return this.areas.overlapping(start, end).length > 0;
   }
 
   /** True if all of [start, end) is mapped. */
   covers(start: number, end: number): boolean {
-    return this.firstHole(start, end) >= end;
+    return this.areas.firstHole(start, end) >= end;
   }
 
   munmap(start: number, length: number): Failure | null {
@@ -150,7 +126,7 @@ export class AddressSpace implements UserCopy {
     if (start % PAGE_SIZE !== 0)
       return new Failure('EINVAL', 'MPROTECT_ADDRESS_UNALIGNED', 'do_mprotect_pkey', { field: 'address' });
     if (length === 0) return null;
-    const hole = this.firstHole(start, end);
+    const hole = this.areas.firstHole(start, end);
     this.carve(start, Math.min(end, hole), (area) => ({ ...area, protection }), 'protection');
     return hole < end
       ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_mprotect_pkey', { address: `0x${hole.toString(16)}` })
@@ -162,7 +138,7 @@ export class AddressSpace implements UserCopy {
     if (start % PAGE_SIZE !== 0) return new Failure('EINVAL', 'MADVISE_ADDRESS_UNALIGNED', 'do_madvise', { field: 'address' });
     const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
     this.zap(start, end, 'clear');
-    return this.firstHole(start, end) < end ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise') : null;
+    return this.areas.firstHole(start, end) < end ? new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'do_madvise') : null;
   }
 
   /**
@@ -171,7 +147,7 @@ export class AddressSpace implements UserCopy {
    */
   remove(start: number, length: number): Failure | null {
     const end = start + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
-    for (const area of this.areas.filter((each) => each.start < end && each.end > start)) {
+    for (const area of this.areas.overlapping(start, end)) {
       if (area.object === null) return new Failure('EINVAL', 'MEMORY_WITHOUT_FILE', 'madvise_remove');
       if (!area.shared || !area.protection.write) return new Failure('EACCES', 'MAPPING_NOT_WRITABLE', 'madvise_remove');
       if (area.object.punch === undefined) return new Failure('EOPNOTSUPP', 'FALLOCATE_UNSUPPORTED', 'madvise_remove');
@@ -192,7 +168,7 @@ export class AddressSpace implements UserCopy {
       });
     const child = new AddressSpace(this.provider);
     for (const area of this.areas) {
-      child.insert(area);
+      child.areas.insert(area);
       if (area.shared) continue;
       this.notify(area.start, area.end, 'protection');
       for (const number of this.ptes.pages(pageOf(area.start), pageOf(area.end))) {
@@ -216,8 +192,8 @@ export class AddressSpace implements UserCopy {
     if (this.exited) return;
     this.notify(0, TASK_SIZE, 'release');
     this.forgetMissing(0, TASK_SIZE);
-    for (const area of this.areas) this.drop(area);
-    this.areas = [];
+    for (const { start, end } of this.areas) this.zapPtes(start, end, false);
+    this.areas.clear();
     this.exited = true;
   }
 
@@ -226,7 +202,7 @@ export class AddressSpace implements UserCopy {
   /** `get_user_pages` for one page, without a reference: valid until the next wait. EFAULT where the touch would fault. */
   fault(address: number, write: boolean): Result<Page> {
     const pageNumber = pageOf(address);
-    const area = this.find(address);
+    const area = this.areas.find(address);
     if (area === undefined) return segv(address, 'handle_mm_fault');
     if (write ? !area.protection.write : !mayRead(area)) return segv(address, 'handle_mm_fault');
     const page = this.ptes.get(pageNumber);
@@ -238,8 +214,8 @@ export class AddressSpace implements UserCopy {
   *touchedPages(start: number, end: number): Generator<number> {
     const [first, last] = [pageOf(start), pageOf(end)];
     for (const page of this.ptes.pages(first, last)) yield page * PAGE_SIZE;
-    for (const area of this.areas) {
-      if (area.end <= start || area.start >= end || area.object?.touched === undefined) continue;
+    for (const area of this.areas.overlapping(start, end)) {
+      if (area.object?.touched === undefined) continue;
       const shift = pageOf(area.start) - area.firstPage;
       const [from, to] = [Math.max(area.start, start), Math.min(area.end, end)];
       for (const index of area.object.touched(pageOf(from) - shift, pageOf(to) - shift)) yield (index + shift) * PAGE_SIZE;
@@ -278,7 +254,7 @@ export class AddressSpace implements UserCopy {
         for (const each of held) each.put();
         return page;
       }
-      if (!this.find(address)?.shared) this.ptes.setWritable(pageOf(address), false);
+      if (!this.areas.find(address)?.shared) this.ptes.setWritable(pageOf(address), false);
       held.push(page.get());
     }
     return held;
@@ -373,7 +349,7 @@ export class AddressSpace implements UserCopy {
   /** Whole pages from an address on, at most `length` bytes, that can be read without a look at each; null: not this one. */
   private bareRun(address: number, length: number): Uint8Array | null {
     if (address % PAGE_SIZE !== 0 || length < PAGE_SIZE) return null;
-    const area = this.find(address);
+    const area = this.areas.find(address);
     if (area === undefined || !mayRead(area)) return null;
     return this.ptes.bareRun(pageOf(address), pageOf(Math.min(length, area.end - address)));
   }
@@ -403,7 +379,7 @@ export class AddressSpace implements UserCopy {
 
   /** Writes as many bytes as go to whole pages of private memory that nobody has touched yet; 0: too few, or none is free. */
   private store(address: number, bytes: Uint8Array): number {
-    const area = this.find(address);
+    const area = this.areas.find(address);
     const anonymous = area?.object === null && area.protection.write;
     if (!anonymous || address % PAGE_SIZE !== 0 || this.missing !== null) return 0;
     const [first, most] = [pageOf(address), pageOf(Math.min(bytes.length, area.end - address))];
@@ -457,85 +433,11 @@ export class AddressSpace implements UserCopy {
     return copy;
   }
 
-  private find(address: number): Vma | undefined {
-    let low = 0;
-    let high = this.areas.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      const area = this.areas[middle];
-      if (area === undefined) return undefined;
-      if (address < area.start) high = middle;
-      else if (address >= area.end) low = middle + 1;
-      else return area;
-    }
-    return undefined;
-  }
-
-  /** First address in [start, end) that no area covers, or `end`. */
-  private firstHole(start: number, end: number): number {
-    let address = start;
-    for (const area of this.areas) {
-      if (area.end <= address) continue;
-      if (area.start > address || address >= end) break;
-      address = area.end;
-    }
-    return Math.min(address, end);
-  }
-
-  /** Highest gap of `length` bytes below the mmap base, as the kernel's top-down search. */
-  private findGap(length: number): number | null {
-    let top = MMAP_TOP;
-    for (let i = this.areas.length - 1; i >= 0; i--) {
-      const area = this.areas[i];
-      if (area === undefined || area.start >= top) continue;
-      if (area.end <= top - length) break;
-      top = area.start;
-    }
-    return top - length >= MMAP_BOTTOM ? top - length : null;
-  }
-
-  private insert(area: Omit<Vma, 'mapping'>): void {
-    let mapping: ObjectMapping | null = null;
-    if (area.object !== null) {
-      const { start, end, firstPage } = area;
-      mapping = {
-        unmapPages: (first, last) => {
-          const from = Math.max(first, firstPage) - firstPage;
-          const to = Math.min(last - firstPage, (end - start) / PAGE_SIZE);
-          if (from < to) this.zap(start + from * PAGE_SIZE, start + to * PAGE_SIZE, 'clear', true);
-        },
-      };
-      area.object.attach(mapping);
-    }
-    const index = this.areas.findIndex((other) => other.start > area.start);
-    this.areas.splice(index < 0 ? this.areas.length : index, 0, { ...area, mapping });
-  }
-
-  /** Replaces what lies in [start, end) by what `change` makes of it (null: nothing), and splits areas at the borders. */
   private carve(start: number, end: number, change: (area: Vma) => Vma | null, event: MmuNotifierEvent): void {
-    const touched = this.areas.filter((area) => area.start < end && area.end > start);
-    if (touched.length === 0) return;
+    if (!this.overlaps(start, end)) return;
     if (event === 'unmap') this.zap(start, end, event);
     else this.notify(start, end, event);
-    this.areas = this.areas.filter((area) => !touched.includes(area));
-    for (const area of touched) {
-      const cut = (from: number, to: number): Vma => ({
-        ...area,
-        start: from,
-        end: to,
-        firstPage: area.firstPage + pageOf(from - area.start),
-      });
-      if (area.start < start) this.insert(cut(area.start, start));
-      const changed = change(cut(Math.max(area.start, start), Math.min(area.end, end)));
-      if (changed !== null) this.insert(changed);
-      if (area.end > end) this.insert(cut(end, area.end));
-      if (area.object !== null && area.mapping !== null) area.object.detach(area.mapping);
-    }
-  }
-
-  private drop(area: Vma): void {
-    this.zapPtes(area.start, area.end, false);
-    if (area.object !== null && area.mapping !== null) area.object.detach(area.mapping);
+    this.areas.carve(start, end, change);
   }
 
   private zap(start: number, end: number, event: MmuNotifierEvent, onlyShared = false): void {
@@ -546,7 +448,7 @@ export class AddressSpace implements UserCopy {
 
   /** @param objectOnly keeps private copies: a hole punched in a file does not reach them */
   private zapPtes(start: number, end: number, objectOnly: boolean): void {
-    const isCopy = (page: number): boolean => this.ptes.isWritable(page) && !this.find(page * PAGE_SIZE)?.shared;
+    const isCopy = (page: number): boolean => this.ptes.isWritable(page) && !this.areas.find(page * PAGE_SIZE)?.shared;
     this.ptes.drop(pageOf(start), pageOf(end), objectOnly ? isCopy : () => false);
   }
 

@@ -1,10 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { Dram } from '../../../../server/hardware/dram.js';
 import { Failure } from '../../../../server/kernel/failure.js';
-import { AddressSpace, type Protection } from '../../../../server/kernel/mm/address-space.js';
+import { AddressSpace } from '../../../../server/kernel/mm/address-space.js';
 import { ShmemObject } from '../../../../server/kernel/mm/memory-object.js';
 import type { MmuNotifierEvent } from '../../../../server/kernel/mm/mmu-notifier.js';
 import { PageAllocator } from '../../../../server/kernel/mm/page.js';
+import type { Protection } from '../../../../server/kernel/mm/vma.js';
 
 const PAGE = 4096;
 const RW: Protection = { read: true, write: true, execute: false };

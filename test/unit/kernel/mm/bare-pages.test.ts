@@ -3,8 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { Dram } from '../../../../server/hardware/dram.js';
 import { pfn } from '../../../../server/hardware/units.js';
 import { Failure } from '../../../../server/kernel/failure.js';
-import { AddressSpace, type Protection } from '../../../../server/kernel/mm/address-space.js';
+import { AddressSpace } from '../../../../server/kernel/mm/address-space.js';
 import { PageAllocator } from '../../../../server/kernel/mm/page.js';
+import type { Protection } from '../../../../server/kernel/mm/vma.js';
 
 const PAGE = 4096;
 const FIRST = 16;
