@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { introduce, migrate, type ReceivedGuest } from '../../../client/index.js';
+import { introduce, migrate, PostCopy, type ReceivedGuest } from '../../../client/index.js';
 import {
   type CountingGuest,
   type Host,
@@ -38,11 +38,12 @@ const expectNothing = async (...hosts: readonly Host[]): Promise<void> => {
 
 describe('guests that migrate again and again', () => {
   it.each([
-    ['plain', plainGuest],
-    ['SEV', sevGuest],
+    ['plain', plainGuest, {}],
+    ['plain, post-copied', plainGuest, { post_copy: PostCopy.POST_COPY_AT_ONCE }],
+    ['SEV', sevGuest, {}],
   ] as const)(
     `a %s guest goes ${HOPS} hops around a ring of three hosts, and each source that is closed leaves nothing`,
-    async (_name, make) => {
+    async (_name, make, limits) => {
       await using one = await startHost();
       await using two = await startHost();
       await using three = await startHost();
@@ -55,8 +56,10 @@ describe('guests that migrate again and again', () => {
         const from = guest;
         const running = runWhile(from, serial, () => true);
         const { process } = ring[hop % 3] ?? one;
-        guest = guestOf((await migrate(from.vm, { to: process })).received);
+        const { received, completed } = await migrate(from.vm, { to: process, limits });
+        guest = guestOf(received);
         expect(await running).toBe('EIO');
+        await completed();
         await close(from);
         const { simkvm } = ring[(hop - 1) % 3] ?? one;
         const { kmem, sev } = await simkvm.host.getHost();

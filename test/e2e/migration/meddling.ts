@@ -43,6 +43,8 @@ export const DEEDS: Readonly<Record<string, Deed>> = {
 /** Meddles with one message of each session, the first of its kind. */
 export class SessionMeddler {
   private readonly plans = new Map<string, { readonly from: string; readonly what: string; readonly deed: Deed }>();
+  /** Sessions with which it has meddled. */
+  readonly meddled = new Set<string>();
   private readonly kept = new Map<string, readonly Buffer[]>();
 
   /** @param old what a session before has said, by `nameOfKind` */
@@ -59,6 +61,7 @@ export class SessionMeddler {
     const later = this.kept.get(session) ?? [];
     this.kept.delete(session);
     if (plan.what !== what || ordinal !== 1) return [bytes, ...later];
+    this.meddled.add(session);
     const done = plan.deed(passage, this.old.get(nameOfKind(passage)) ?? bytes);
     if (done.later !== undefined) this.kept.set(session, done.later);
     return done.now;

@@ -4,7 +4,7 @@ import { receivedGuest } from '../../../client/received-guest.js';
 import { ExchangeRequest, MigrationFrame } from '../../../gen/messages.js';
 import { plainGuest, sevGuest } from '../migrating-guest.js';
 import { Crossing } from './crossing.js';
-import { Journey } from './journey.js';
+import { Journey, type Manner } from './journey.js';
 import { NOTHING_LEFT } from './machine.js';
 import { DEEDS, type Deed, FLIPS, nameOfKind, SessionMeddler } from './meddling.js';
 import type { Meddler, Passage } from './middle.js';
@@ -25,18 +25,25 @@ const FRAMES: readonly Kind[] = [
   ...(['offer', 'start', 'pages', 'state', 'prepare', 'commit'] as const).map((what) => ({ from: 'source' as const, what })),
   ...(['accept', 'prepared'] as const).map((what) => ({ from: 'destination' as const, what })),
 ];
+/** What is said of memory that follows a guest which runs already. */
+const AFTERWARDS: readonly Kind[] = [
+  { from: 'source', what: 'pages' },
+  { from: 'destination', what: 'committed' },
+  { from: 'destination', what: 'wanted' },
+  { from: 'destination', what: 'complete' },
+];
 const HANDSHAKE: readonly Kind[] = (['source', 'destination'] as const).flatMap((from) =>
   ['hello', 'proof'].map((what) => ({ from, what })),
 );
 
 /** The messages of a migration that goes well. */
-const oldSession = async (crossing: Crossing): Promise<ReadonlyMap<string, Buffer>> => {
+const oldSession = async (crossing: Crossing, manner: Manner): Promise<ReadonlyMap<string, Buffer>> => {
   const old = new Map<string, Buffer>();
   crossing.middle.meddler = (passage) => {
     if (passage.ordinal === 1) old.set(nameOfKind(passage), passage.bytes);
     return [passage.bytes];
   };
-  const journey = new Journey(crossing, 'old', await plainGuest(crossing.here));
+  const journey = new Journey(crossing, 'old', await plainGuest(crossing.here), manner);
   await expect.poll(async () => (await journey.seenBy(crossing.there))?.closed, { timeout: PATIENCE_MS }).toBe(true);
   await journey.end();
   return old;
@@ -46,6 +53,8 @@ interface Attempt {
   readonly kind: Kind;
   readonly what: string;
   readonly journey: Journey;
+  /** Whether the message was ever said. */
+  readonly meddled: () => boolean;
 }
 
 /** A migration for each thing that may be done to each message, all at once. */
@@ -53,17 +62,25 @@ const attempts = async (
   crossing: Crossing,
   kinds: readonly Kind[],
   deeds: Readonly<Record<string, Deed>>,
+  manner: Manner = 'pre-copy',
 ): Promise<Attempt[]> => {
-  const meddler = new SessionMeddler(await oldSession(crossing));
+  const meddler = new SessionMeddler(await oldSession(crossing, manner));
   crossing.middle.meddler = meddler.meddler;
   const planned = kinds.flatMap((kind) => Object.entries(deeds).map(([name, deed]) => ({ kind, name, deed })));
-  const guests = await Promise.all(planned.map((_, index) => (index % 4 === 0 ? sevGuest : plainGuest)(crossing.here)));
+  // Memory that is encrypted does not follow a guest.
+  const makeGuest = (index: number) => (manner === 'pre-copy' && index % 4 === 0 ? sevGuest : plainGuest);
+  const guests = await Promise.all(planned.map((_, index) => makeGuest(index)(crossing.here)));
   return planned.map(({ kind, name, deed }, index) => {
     const guest = guests[index];
     if (guest === undefined) throw new Error('no guest');
     const session = `attempt-${index}`;
     meddler.plan(session, kind, deed);
-    return { kind, what: `${nameOfKind(kind)}, which he ${name}`, journey: new Journey(crossing, session, guest) };
+    return {
+      kind,
+      what: `${nameOfKind(kind)}, which he ${name}`,
+      journey: new Journey(crossing, session, guest, manner),
+      meddled: () => meddler.meddled.has(session),
+    };
   });
 };
 
@@ -103,6 +120,36 @@ describe('somebody in the middle of two daemons', () => {
         else expect(standings, what).not.toContain(COMMITTED);
         if (!isGone) expect(reasons.join(), what).toMatch(/FRAME_(OUT_OF_ORDER|NOT_AUTHENTIC)/);
       }
+      await endAll(crossing, all);
+    },
+  );
+
+  it('who does anything to what is owed is found out, and the guest stays', async () => {
+    await using crossing = await Crossing.start();
+    const all = await attempts(crossing, [{ from: 'source', what: 'owed' }], DEEDS, 'post-copy');
+    for (const { what, runs, isWhole, reasons } of await Promise.all(all.map((attempt) => outcomeOf(crossing, attempt)))) {
+      expect({ what, runs, isWhole }).toEqual({ what, runs: ['here'], isWhole: true });
+      expect(reasons.join(), what).toMatch(/FRAME_(OUT_OF_ORDER|NOT_AUTHENTIC)/);
+    }
+    await endAll(crossing, all);
+  });
+
+  it.each(AFTERWARDS.map((kind) => [nameOfKind(kind), kind] as const))(
+    'who does anything to it once the guest runs there changes nothing: it is said again over another stream (%s)',
+    async (_name, kind) => {
+      await using crossing = await Crossing.start();
+      const all = await attempts(crossing, [kind], DEEDS, 'post-copy');
+      for (const { what, runs, isWhole, standings } of await Promise.all(all.map((attempt) => outcomeOf(crossing, attempt))))
+        expect({ what, runs, isWhole, standings }).toEqual({
+          what,
+          runs: ['there'],
+          isWhole: true,
+          standings: [SENT, COMMITTED],
+        });
+      // Nobody wants a page that has come before it is touched.
+      const meddled = all.filter((attempt) => attempt.meddled()).length;
+      if (kind.what === 'wanted') expect(meddled).toBeGreaterThan(0);
+      else expect(meddled).toBe(all.length);
       await endAll(crossing, all);
     },
   );
