@@ -1,6 +1,5 @@
 import { performance } from 'node:perf_hooks';
 import { describe, expect, it } from 'vitest';
-import type { JsonObject } from '../conformance/json.js';
 import type { OpResult } from '../conformance/operation.js';
 import { requires } from '../helpers/requirements.js';
 import { describeCase, generateCase } from './guest-code/case.js';
@@ -54,25 +53,44 @@ describe('explanations', () => {
 describe('an irqfd of a line, which the real kernel raises in a work item', () => {
   const irqfd = { op: 'irqfd', gsi: 4 };
   const read = { op: 'get_irqchip', chip_id: 0 };
-  const answer = (op: JsonObject, irr: number): OpResult => (op === irqfd ? {} : { irr });
-  const always = (irr: number): Answering => ({ execute: async (op) => answer(op, irr) });
-  /** Pending in the second answer only. */
+  const always = (irr: number): Answering => ({ execute: async (op): Promise<OpResult> => (op === irqfd ? {} : { irr }) });
+  /** Raised by whoever comes next once the call is over. */
   const late = (): Answering => {
-    let reads = 0;
-    return { execute: async (op) => answer(op, op === read ? reads++ : 0) };
+    let irr = 0;
+    const raise = (): void => {
+      irr = 1;
+    };
+    return {
+      execute: async (op): Promise<OpResult> => {
+        if (op === irqfd) setTimeout(raise, 5);
+        return op === irqfd ? {} : { irr };
+      },
+    };
   };
 
-  it('is no difference where the same call answers alike a moment later', async () => {
-    expect(await compareSteps([irqfd, read], late(), always(1))).toEqual({
-      difference: null,
-      steps: 2,
-      explained: [INJECTION_PENDING.name],
-    });
+  it('may differ where nobody waits for it, and not where calls do', async () => {
+    expect((await compareSteps([irqfd, read], late(), always(1))).difference?.step).toBe(1);
+    expect((await compareSteps([irqfd, read], late(), always(1), 50)).difference).toBeNull();
+    expect((await compareSteps([irqfd, read], always(0), always(1), 50)).difference?.step).toBe(1);
   });
 
-  it('is one where it does not, or where there is no irqfd', async () => {
-    expect((await compareSteps([irqfd, read], always(0), always(1))).difference?.step).toBe(1);
-    expect((await compareSteps([read], late(), always(1))).difference?.step).toBe(0);
+  it('is thought of only where there is an irqfd', () => {
+    expect(INJECTION_PENDING.mayConcern([read])).toBe(false);
+    expect(INJECTION_PENDING.mayConcern([irqfd, read])).toBe(true);
+  });
+});
+
+describe('a run after a failed emulation', () => {
+  const run = { op: 'run', vcpu: 'c0' };
+  const ends = (...exits: readonly string[]): Answering => {
+    const left = [...exits];
+    return { execute: async () => ({ exit: left.shift() ?? '' }) };
+  };
+
+  it('is explained only there', async () => {
+    const twice = await compareSteps([run, run], ends('INTERNAL_ERROR', 'INTERNAL_ERROR'), ends('INTERNAL_ERROR', 'IO'));
+    expect(twice).toMatchObject({ difference: null, explained: ['emulation_with_pending_exception'] });
+    expect((await compareSteps([run, run], ends('HLT', 'INTERNAL_ERROR'), ends('HLT', 'IO'))).difference?.step).toBe(1);
   });
 });
 

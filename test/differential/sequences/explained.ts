@@ -2,11 +2,17 @@ import { isObject, type Json, type JsonObject, stringify } from '../../conforman
 import { toU64 } from '../../conformance/op-args.js';
 import type { OpResult } from '../../conformance/operation.js';
 
-/** What the two kernels answered to the same call. */
-export interface Answers {
+/** A call, and what the real kernel answered. */
+export interface Call {
   readonly op: JsonObject;
   readonly real: OpResult;
+}
+
+/** What the two kernels answered to the same call. */
+export interface Answers extends Call {
   readonly simulated: OpResult;
+  /** What has been called before it. */
+  readonly earlier: readonly Call[];
 }
 
 /** A difference that is known, with its reason. */
@@ -81,6 +87,16 @@ export const EXPLANATIONS: readonly Explanation[] = [
       (op.op === 'set_msrs' && LONG_MODE_ADDRESSES.some((index) => stringify(op).includes(`"index":${index},`))),
   },
   {
+    name: 'emulation_with_pending_exception',
+    reason:
+      'A failed emulation leaves #UD pending. kvm_pvm, which emulates real mode, fails again then, as VMX does where it has to emulate; svm runs the handler.',
+    sameState: false,
+    explains: ({ op, real, earlier }) => {
+      const last = earlier.findLast((call) => call.op.op === 'run' && call.op.vcpu === op.vcpu);
+      return op.op === 'run' && real.exit === 'INTERNAL_ERROR' && last?.real.exit === 'INTERNAL_ERROR';
+    },
+  },
+  {
     name: 'memory_fault',
     reason: 'kvm_pvm has no KVM_EXIT_MEMORY_FAULT: what no memory is behind it hands to the emulator.',
     sameState: false,
@@ -98,14 +114,14 @@ export const EXPLANATIONS: readonly Explanation[] = [
   },
 ];
 
-/** Calls that read what an interrupt has changed, and change nothing: they can be made again. */
-const READS_INTERRUPTS: ReadonlySet<Json | undefined> = new Set(['get_irqchip', 'get_lapic', 'get_mp_state']);
+/** Calls after which an irqfd of a line raises it. */
+const SIGNALS: ReadonlySet<Json | undefined> = new Set(['irqfd', 'eventfd_write']);
 
 /** Not a difference of answers but of the time at which one is asked for. */
 export const INJECTION_PENDING = {
   name: 'irqfd_injection_pending',
   reason:
-    'An irqfd of a line raises it in a work item (irqfd_inject) on the real kernel, so it may be seen a moment later; the answer to the same call is the same then.',
-  mayConcern: (op: JsonObject, before: readonly JsonObject[]): boolean =>
-    READS_INTERRUPTS.has(op.op) && before.some((earlier) => earlier.op === 'irqfd'),
+    'An irqfd of a line raises it in a work item (irqfd_inject) on the real kernel, so it may be seen a moment later; where calls wait for it, the answers are the same.',
+  mayConcern: (before: readonly JsonObject[]): boolean => before.some(({ op }) => op === 'irqfd'),
+  mayFollow: ({ op }: JsonObject): boolean => SIGNALS.has(op),
 };
