@@ -1,5 +1,40 @@
 /** Buffers that are kept: as many as there are messages of pages in a window. */
 const KEPT_MAX = 32;
+/** Enough for what a frame of 256 pages has in front of their contents: their numbers and their headers. */
+const HEADROOM_BYTES = 16 * 2 ** 10;
+
+/**
+ * Memory of a batch of pages, which is used again once nobody looks at it. Whoever sends the batch may write in front of its
+ * contents: they need not be copied to be part of a message.
+ */
+export class BatchMemory {
+  readonly bytes: Uint8Array;
+  private users = 1;
+
+  constructor(
+    private readonly buffer: ArrayBufferLike,
+    length: number,
+    private readonly unused: (buffer: ArrayBufferLike) => void,
+  ) {
+    this.bytes = new Uint8Array(buffer, HEADROOM_BYTES, length);
+  }
+
+  /** The last so many bytes of the room before the contents, and the contents; null: the room is smaller. */
+  withRoomBefore(bytes: number): Buffer | null {
+    return bytes > HEADROOM_BYTES ? null : Buffer.from(this.buffer, HEADROOM_BYTES - bytes, bytes + this.bytes.length);
+  }
+
+  /** One more looks at it. */
+  hold(): void {
+    this.users++;
+  }
+
+  /** One less. */
+  release(): void {
+    this.users--;
+    if (this.users === 0) this.unused(this.buffer);
+  }
+}
 
 /**
  * Room for batches of pages, used over and over: memory that is new costs more than what is copied into it. Nobody clears
@@ -8,14 +43,14 @@ const KEPT_MAX = 32;
 export class BatchRoom {
   private readonly free: ArrayBufferLike[] = [];
 
-  take(bytes: number): Uint8Array {
-    const buffer = this.free.pop();
-    if (buffer !== undefined && buffer.byteLength >= bytes) return new Uint8Array(buffer, 0, bytes);
-    return new Uint8Array(Buffer.allocUnsafeSlow(bytes).buffer);
+  /** Memory with one user. */
+  take(bytes: number): BatchMemory {
+    const kept = this.free.pop();
+    const fits = kept !== undefined && kept.byteLength >= HEADROOM_BYTES + bytes;
+    return new BatchMemory(fits ? kept : Buffer.allocUnsafeSlow(HEADROOM_BYTES + bytes).buffer, bytes, this.giveBack);
   }
 
-  /** Nobody looks any more at what `take` gave. */
-  giveBack(room: Uint8Array): void {
-    if (this.free.length < KEPT_MAX) this.free.push(room.buffer);
-  }
+  private readonly giveBack = (buffer: ArrayBufferLike): void => {
+    if (this.free.length < KEPT_MAX) this.free.push(buffer);
+  };
 }

@@ -10,7 +10,8 @@ const LEVEL = 1;
 export const deflated = (batch: PageBatch): PageBatch => {
   if (batch.form !== 'clear') return batch;
   const data = deflateRawSync(batch.data, { level: LEVEL });
-  return data.length < batch.data.length ? { ...batch, form: 'deflated', data } : batch;
+  const { gfns, headers } = batch;
+  return data.length < batch.data.length ? { form: 'deflated', gfns, headers, data } : batch;
 };
 
 /** The pages of a deflated batch, any other as it is. EINVAL: not what `deflated` gives, or more than the pages that it names. */

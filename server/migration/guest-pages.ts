@@ -17,12 +17,13 @@ export const guestPage = (vm: Vm, frame: number, write: boolean): Result<Page> =
 
 /** Pages as the host sees them. */
 export const readClear = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<PageBatch> => {
-  const data = room.take(gfns.length * PAGE_SIZE);
+  const memory = room.take(gfns.length * PAGE_SIZE);
+  const data = memory.bytes;
   const failure = eachRun(vm, gfns, (slot, at, pages) => {
     const bytes = data.subarray(at * PAGE_SIZE, (at + pages) * PAGE_SIZE);
     return vm.mm.readInto(slot.hva(gfn(gfns[at] ?? 0)), bytes);
   });
-  return failure ?? { form: 'clear', gfns, headers: new Uint8Array(0), data };
+  return failure ?? { form: 'clear', gfns, headers: new Uint8Array(0), data, memory };
 };
 
 /** The sizes of a batch must agree, whoever made it. */

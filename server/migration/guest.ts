@@ -1,4 +1,5 @@
 import type { Failure, Result } from '../kernel/failure.js';
+import type { BatchMemory } from './batch-room.js';
 
 /** Guests that can be moved; each has a file that says how. */
 export const GUEST_KINDS = ['plain', 'sev'] as const;
@@ -81,6 +82,8 @@ export interface PageBatch {
   readonly headers: Uint8Array;
   /** Contents, one page behind the other; compressed as a whole where `form` says so. */
   readonly data: Uint8Array;
+  /** What `data` is all of, where it is to be released by whoever needs the batch no longer. */
+  readonly memory?: BatchMemory;
 }
 
 /** Guest frames that follow one another. */
@@ -119,8 +122,6 @@ export interface SourceGuest {
   begin(target: Uint8Array): Result<Uint8Array>;
   /** At most `pages` pages that are to be sent now; null: none is left in this round. */
   next(pages: number): Result<PageBatch | null>;
-  /** A batch that `next` gave is not needed any more: its memory may be used again. */
-  recycle(batch: PageBatch): void;
   /** Ends a round: pages written since they were sent are to be sent again. @returns how many */
   nextRound(): number;
   /** Keeps the vCPUs out of the guest for so many per cent of their time, until the end. */

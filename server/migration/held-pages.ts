@@ -91,7 +91,8 @@ export class HeldPages implements HeldMemory {
     const indices = this.urgent ? this.longestAwaited(pages) : this.following(pages);
     // What lies behind a page that is touched will be touched next.
     this.cursor = (indices.at(-1) ?? 0) + 1;
-    const data = this.room.take(indices.length * PAGE_SIZE);
+    const memory = this.room.take(indices.length * PAGE_SIZE);
+    const data = memory.bytes;
     const gfns = indices.map((index, position) => {
       const page = this.pages[index] ?? null;
       const frame = this.frames[index];
@@ -102,7 +103,7 @@ export class HeldPages implements HeldMemory {
       return frame;
     });
     this.left -= indices.length;
-    return { form: 'clear', gfns, headers: new Uint8Array(0), data };
+    return { form: 'clear', gfns, headers: new Uint8Array(0), data, memory };
   }
 
   release(): void {

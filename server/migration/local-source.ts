@@ -62,7 +62,6 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
       return opening;
     },
     next: (pages) => (done.owed === null ? null : source.seal(done.owed, pages, room)),
-    recycle: ({ data }) => room.giveBack(data),
     nextRound: () => done.owed?.nextRound() ?? 0,
     throttle: (percent) => {
       vm.arch.throttle = new CpuThrottle(percent);

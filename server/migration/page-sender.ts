@@ -94,7 +94,7 @@ export class PageSender {
 
   private put(batch: PageBatch, stream: number, nowMs: number): void {
     const travelling = this.limits.compress ? deflated(batch) : batch;
-    if (travelling !== batch) this.guest.recycle(batch);
+    if (travelling !== batch) batch.memory?.release();
     this.link.send({ kind: 'pages', batch: travelling }, stream);
     this.bucket?.take(batch.gfns.length * PAGE_SIZE);
     this.progress.sent(travelling, nowMs);

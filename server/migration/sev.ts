@@ -78,7 +78,8 @@ const begin = (vm: Vm, target: Uint8Array): Result<Uint8Array> => {
 
 const sealPages = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<PageBatch> => {
   const headers = new Uint8Array(gfns.length * PACKET_HEADER_BYTES);
-  const data = room.take(gfns.length * PAGE_SIZE);
+  const memory = room.take(gfns.length * PAGE_SIZE);
+  const data = memory.bytes;
   for (const [index, frame] of gfns.entries()) {
     const page = guestPage(vm, frame, false);
     if (failed(page)) return page;
@@ -87,7 +88,7 @@ const sealPages = (vm: Vm, gfns: readonly number[], room: BatchRoom): Result<Pag
     headers.set(sealed.header, index * PACKET_HEADER_BYTES);
     data.set(sealed.data, index * PAGE_SIZE);
   }
-  return { form: 'sealed', gfns, headers, data };
+  return { form: 'sealed', gfns, headers, data, memory };
 };
 
 const receive = (vm: Vm, batch: PageBatch): Failure | null => {

@@ -201,7 +201,7 @@ export class Source {
   private messageArrived(message: Message): void {
     if (message.kind !== 'pages') return;
     this.progress.arrived(message.batch.gfns.length, this.nowMs);
-    if (message.batch.form !== 'deflated') this.guest.recycle(message.batch);
+    message.batch.memory?.release();
   }
 
   private heardFrame(frame: Frame): void {

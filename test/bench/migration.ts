@@ -13,7 +13,7 @@ const MESSAGE_BYTES = 2 ** 20;
 const WINDOW_BYTES = 8 * 2 ** 20;
 const ROUNDS = 5;
 /** Large enough for what a migration of any size takes to be little; a cipher for each page makes a guest of SEV slower, so that it may be smaller. */
-const MIB = { plain: 256, SEV: 64, 'SEV-ES': 64 } as const;
+const MIB = { plain: 512, SEV: 64, 'SEV-ES': 64 } as const;
 /** What a migration of any size takes is measured with next to no memory. */
 const SMALL_MIB = 1;
 const SMALL_ROUNDS = 20;

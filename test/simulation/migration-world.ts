@@ -380,7 +380,6 @@ export class World {
         for (const gfn of gfns) owed.delete(gfn);
         return { form: 'clear', gfns, headers: new Uint8Array(0), data: bytesOf(gfns.map((gfn) => here.memory[gfn] ?? 0)) };
       },
-      recycle: () => {},
       nextRound: () => {
         act();
         for (const page of this.written) owed.add(page);

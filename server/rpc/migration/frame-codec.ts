@@ -52,7 +52,7 @@ const messageInit = (message: Exclude<Message, { readonly kind: 'pages' }>): Fra
   }
 };
 
-/** The pieces of a frame, one behind the other; the pages of a guest are a piece of their own, which is not copied. */
+/** The pieces of a frame, one behind the other; the pages of a guest are a piece of their own, the last, which is not copied. */
 export const encodeFrame = (frame: Frame): Uint8Array[] => {
   const { session, boot } = frame;
   const encode = (rest: Parameters<typeof MigrationFrame.encode>[0]): Uint8Array[] => [

@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { Failure, failed, type Result } from '../../kernel/failure.js';
-import { BatchRoom } from '../../migration/batch-room.js';
+import { type BatchMemory, BatchRoom } from '../../migration/batch-room.js';
 import { type ChannelRole, createHandshake, type ProvenHalf, SEAL_BYTES, type SecureChannel } from '../../migration/channel.js';
 import type { Frame } from '../../migration/message.js';
 import { decodeFrame, encodeFrame } from './frame-codec.js';
 import type { MigrationHost } from './migration-host.js';
-import { type ExchangeMessage, encodeExchange, encodeSealed, type Wire, type WireListener } from './wire.js';
+import { type ExchangeMessage, encodeExchange, encodeSealed, sealedHeadBytes, type Wire, type WireListener } from './wire.js';
 
 /** How long a peer may take to prove itself. */
 export const HANDSHAKE_MS = 10_000;
@@ -14,6 +14,9 @@ const UNREAD_MAX = 64 * 2 ** 20;
 const SEED_BYTES = 32;
 /** Messages of so many bytes are made in memory that has been used before: what is new costs more than what is put into it. */
 const REUSED_MIN = 64 * 2 ** 10;
+
+/** Messages with pages that wait for the network: more of them would lie in no cache any more when it is their turn. */
+const UNSENT_MAX = 2;
 
 /** Whose stream it is. */
 export interface StreamOwner {
@@ -37,6 +40,13 @@ type State =
 const refuse = (reason: string, details: Record<string, string> = {}): Failure =>
   new Failure('EACCES', reason, 'simkvmd', details);
 
+/** A message of Exchange. */
+interface Outgoing {
+  readonly message: Buffer;
+  /** What it lies in, held until it has been sent; null: in memory of its own. */
+  readonly memory: BatchMemory | null;
+}
+
 export interface PeerStreamOptions {
   /** Of this daemon. */
   readonly role: ChannelRole;
@@ -59,6 +69,7 @@ export class PeerStream implements WireListener {
   readonly index: number;
   private state: State = { kind: 'hello' };
   private unread = 0;
+  private unsent = 0;
   private readonly wire: Wire;
   private readonly owner: StreamOwner;
   private readonly heard: (hello: Uint8Array) => Result<ProvenHalf>;
@@ -86,15 +97,12 @@ export class PeerStream implements WireListener {
   send(frame: Frame): void {
     if (this.state.kind !== 'open') return;
     const { channel } = this.state;
-    const pieces = encodeFrame(frame);
-    const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
-    const message = encodeSealed(channel === null ? length : length + SEAL_BYTES, this.allocate, (out, start) => {
-      if (channel === null) put(out, start, pieces);
-      else channel.sealInto(out, start, pieces);
-    });
-    const sent = message.length < REUSED_MIN ? undefined : () => this.room.giveBack(message);
-    this.writable = this.wire.write(message, sent);
-    this.unread = this.writable ? 0 : this.unread + message.length;
+    // What is sealed cannot lie where the pages are, which may have to be sent again.
+    const { message, memory } = (channel === null ? inPlace(frame) : null) ?? this.messageOf(frame, channel);
+    const hasRoom = this.wire.write(message, memory === null ? undefined : () => this.sent(memory));
+    if (memory !== null) this.unsent++;
+    this.writable = hasRoom && this.unsent < UNSENT_MAX;
+    this.unread = hasRoom ? 0 : this.unread + message.length;
     if (this.unread > UNREAD_MAX) this.end(notRead());
   }
 
@@ -104,9 +112,8 @@ export class PeerStream implements WireListener {
   }
 
   drained(): void {
-    this.writable = true;
     this.unread = 0;
-    if (this.isOpen) this.owner.drained(this);
+    this.goOn();
   }
 
   ended(failure: Failure | null): void {
@@ -123,11 +130,31 @@ export class PeerStream implements WireListener {
     this.owner.ended(this, failure);
   }
 
-  private readonly allocate = (bytes: number): Buffer => {
-    if (bytes < REUSED_MIN) return Buffer.allocUnsafe(bytes);
-    const { buffer, byteOffset } = this.room.take(bytes);
-    return Buffer.from(buffer, byteOffset, bytes);
-  };
+  /** A message that the frame is copied to, or sealed. */
+  private messageOf(frame: Frame, channel: SecureChannel | null): Outgoing {
+    const pieces = encodeFrame(frame);
+    const length = bytesOf(pieces) + (channel === null ? 0 : SEAL_BYTES);
+    const memory = length < REUSED_MIN ? null : this.room.take(sealedHeadBytes(length) + length);
+    const allocate = (bytes: number): Buffer => memory?.withRoomBefore(0) ?? Buffer.allocUnsafe(bytes);
+    const message = encodeSealed(length, allocate, (out, start) => {
+      if (channel === null) put(out, start, pieces);
+      else channel.sealInto(out, start, pieces);
+    });
+    return { message, memory };
+  }
+
+  /** The network has a message with pages. */
+  private sent(memory: BatchMemory): void {
+    memory.release();
+    this.unsent--;
+    if (this.unread === 0) this.goOn();
+  }
+
+  private goOn(): void {
+    if (!this.isOpen || this.unsent >= UNSENT_MAX) return;
+    this.writable = true;
+    this.owner.drained(this);
+  }
 
   private finish(): void {
     clearTimeout(this.deadline);
@@ -186,6 +213,31 @@ export class PeerStream implements WireListener {
     this.owner.violated(this, frame);
   }
 }
+
+/**
+ * A message of a frame with pages, made where they lie: what goes before them is written before them. Until it has been sent
+ * their memory is held; whoever sends the frame again writes the same. Null: no pages, or no room for that.
+ */
+const inPlace = (frame: Frame): Outgoing | null => {
+  const memory = frame.kind === 'data' && frame.message.kind === 'pages' ? frame.message.batch.memory : undefined;
+  if (memory === undefined) return null;
+  const before = encodeFrame(frame).slice(0, -1);
+  const beforeBytes = bytesOf(before);
+  const length = beforeBytes + memory.bytes.length;
+  const room = memory.withRoomBefore(sealedHeadBytes(length) + beforeBytes);
+  if (room === null) return null;
+  memory.hold();
+  return {
+    message: encodeSealed(
+      length,
+      () => room,
+      (out, start) => put(out, start, before),
+    ),
+    memory,
+  };
+};
+
+const bytesOf = (pieces: readonly Uint8Array[]): number => pieces.reduce((sum, { length }) => sum + length, 0);
 
 const put = (out: Buffer, start: number, pieces: readonly Uint8Array[]): void => {
   let at = start;

@@ -33,14 +33,17 @@ const LOW_BITS = 0x80;
 
 type Allocate = (bytes: number) => Buffer;
 
+const lengthBytes = (length: number): number =>
+  length < LOW_BITS ? 1 : length < LOW_BITS ** 2 ? 2 : length < LOW_BITS ** 3 ? 3 : 4;
+
 /** Tag and length of a field of fewer than 2^28 bytes, with room for it behind. */
 const withHead = (tag: number, length: number, allocate: Allocate): { readonly message: Buffer; readonly start: number } => {
-  const lengthBytes = length < LOW_BITS ? 1 : length < LOW_BITS ** 2 ? 2 : length < LOW_BITS ** 3 ? 3 : 4;
-  const start = 1 + lengthBytes;
+  const bytes = lengthBytes(length);
+  const start = 1 + bytes;
   const message = allocate(start + length);
   message[0] = tag;
-  for (let byte = 0; byte < lengthBytes; byte++)
-    message[1 + byte] = ((length >>> (7 * byte)) & 0x7f) | (byte < lengthBytes - 1 ? LOW_BITS : 0);
+  for (let byte = 0; byte < bytes; byte++)
+    message[1 + byte] = ((length >>> (7 * byte)) & 0x7f) | (byte < bytes - 1 ? LOW_BITS : 0);
   return { message, start };
 };
 
@@ -50,6 +53,9 @@ export const encodeExchange = (kind: 'hello' | 'proof', bytes: Uint8Array): Buff
   message.set(bytes, start);
   return message;
 };
+
+/** What a message with a `sealed` of so many bytes has in front of them. */
+export const sealedHeadBytes = (length: number): number => 1 + lengthBytes(length);
 
 /** A message with a `sealed` of so many bytes, which `fill` writes where they belong: they are not copied again. */
 export const encodeSealed = (length: number, allocate: Allocate, fill: (message: Buffer, start: number) => void): Buffer => {

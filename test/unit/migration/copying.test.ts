@@ -137,7 +137,6 @@ class Copying {
         const gfns = Array.from({ length: taken }, (_, index) => index);
         return taken === 0 ? null : { form: 'clear', gfns, headers: none, data: new Uint8Array(taken * PAGE_SIZE) };
       },
-      recycle: () => {},
       nextRound: () => {
         const share = 1 - (this.throttles.at(-1) ?? 0) / 100;
         const written = this.running ? (this.nowMs - this.writtenUntilMs) * writesPerMs * share : 0;

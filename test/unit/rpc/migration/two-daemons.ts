@@ -87,9 +87,10 @@ export interface RawCall {
 
 export const callRaw = ({ exchange }: TestDaemon, heard: (message: Buffer) => void = () => {}, over = () => {}): RawCall => {
   const call: BidiCall = {
-    write: (message) => {
+    write: (message, sent) => {
       raw.answers.push(ExchangeResponse.decode(message));
       heard(message);
+      if (sent !== undefined) setImmediate(sent);
       return true;
     },
     end: (failure) => {
@@ -137,8 +138,9 @@ export const dialling =
       () => setImmediate(() => stream.ended(raw.ended ?? null)),
     );
     const wire: Wire = {
-      write: (message) => {
+      write: (message, sent) => {
         carryTo('to-called', message, raw.say);
+        if (sent !== undefined) setImmediate(sent);
         return true;
       },
       end: cut,
