@@ -39,6 +39,12 @@ const hasOverwrittenTables = (guest: GuestCase, { ram }: GuestOutcome): boolean 
   return ram.subarray(LAYOUT.pageTables, TABLES_END).some((byte, at) => ((byte ^ (before[at] ?? 0)) & ~ACCESSED_AND_DIRTY) !== 0);
 };
 
+/** The IDT, or the GDT, is not what it was. */
+const hasOverwrittenDescriptors = (guest: GuestCase, { ram }: GuestOutcome): boolean => {
+  const before = ramImage(guest.mode, new Uint8Array(0), new Uint8Array(0));
+  return Buffer.compare(ram.subarray(LAYOUT.gdt, LAYOUT.code), before.subarray(LAYOUT.gdt, LAYOUT.code)) !== 0;
+};
+
 /** RIP is in the code page or at a handler, and the code is what it was. */
 const isAtHome = ({ instructions }: GuestCase, { registers: { rip }, ram }: GuestOutcome): boolean => {
   const code = Buffer.concat(instructions);
@@ -86,8 +92,12 @@ const hasReadOnlySegment = ({ sregs }: GuestOutcome): boolean =>
   [sregs.ds, sregs.es, sregs.fs, sregs.gs].some(({ type, present }) => present === 1 && ((type & 8) !== 0 || (type & 2) === 0));
 
 const DEBUG_VECTOR = 1;
-/** The handler of #DB has run. */
-const isTrapped = ({ registers: { rip } }: GuestOutcome): boolean => rip === BigInt(LAYOUT.handlers + DEBUG_VECTOR + 1);
+const DOUBLE_FAULT_VECTOR = 8;
+/** From #TS to #PF: what is raised when an event cannot be delivered. */
+const DELIVERY_FAULT_VECTORS = [10, 11, 12, 13, 14] as const;
+/** The handler of a vector has run. */
+const isAtHandler = ({ registers: { rip } }: GuestOutcome, vector: number): boolean =>
+  rip === BigInt(LAYOUT.handlers + vector + 1);
 const OPERAND_SIZE = 0x66;
 const OVERFLOW = 1n << 11n;
 const ARITHMETIC_FLAGS = 0x8d5n;
@@ -194,6 +204,15 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     explains: ({ guest }) => guest.mode !== 'real' && uses(guest, [0xcf]),
   },
   {
+    name: 'double_fault_of_any_exception',
+    reason:
+      'Where the descriptors of a handler are spoilt, kvm_pvm makes a double fault of every exception; the processor only of those that contribute to one.',
+    explains: ({ guest, real, simulated }) =>
+      hasOverwrittenDescriptors(guest, simulated) &&
+      isAtHandler(real, DOUBLE_FAULT_VECTOR) &&
+      DELIVERY_FAULT_VECTORS.some((vector) => isAtHandler(simulated, vector)),
+  },
+  {
     name: 'event_clears_alignment_check',
     reason: 'kvm_pvm clears RFLAGS.AC when it delivers an event; an interrupt or trap gate does not.',
     explains: ({ real, simulated, differences }) =>
@@ -286,13 +305,13 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
   {
     name: 'trap_after_popf',
     reason: 'kvm_pvm raises the trap of a TF that POPF has set behind POPF; the processor behind the instruction after it.',
-    explains: ({ guest, real }) => uses(guest, [0x9d]) && isTrapped(real),
+    explains: ({ guest, real }) => uses(guest, [0x9d]) && isAtHandler(real, DEBUG_VECTOR),
   },
   {
     name: 'trap_in_repeated_string',
     reason:
       'With TF the processor traps after each element of a repeated string instruction; the emulator does the next ones first.',
-    explains: ({ guest, simulated }) => uses(guest, STRINGS) && hasRepeatPrefix(guest) && isTrapped(simulated),
+    explains: ({ guest, simulated }) => uses(guest, STRINGS) && hasRepeatPrefix(guest) && isAtHandler(simulated, DEBUG_VECTOR),
   },
   {
     name: 'endless_loop',
