@@ -10,6 +10,8 @@ import { Redial } from './redial.js';
 export const STREAMS_MAX = 16;
 /** How often a side asks the other one where it stands, and looks whether its process lives. */
 const TICK_MS = 500;
+/** A peer that has been asked so often, and has not said a word, is not behind this stream any more, whatever the stream says. */
+const SILENCE_MS = 15_000;
 /** So long a side that has been called is without a stream before it dials itself. */
 const PATIENCE_MS = 2000;
 /** So long a session that is over keeps its streams: the other side may still have to ask. */
@@ -62,6 +64,8 @@ export class Session implements StreamOwner {
   private nextStream = 0;
 
   private aloneSinceMs = performance.now();
+  /** When the peer has last said something over stream 0, or has opened it. */
+  private heardMs = 0;
 
   constructor({ id, ordinal, half, kernel, process, onClosed }: SessionOptions) {
     this.id = id;
@@ -121,6 +125,7 @@ export class Session implements StreamOwner {
     const { index } = stream;
     this.streams[index]?.end(replaced());
     this.streams[index] = stream;
+    if (index === 0) this.heardMs = performance.now();
     this.redial?.streams.opened(stream);
     if (this.closed) setTimeout(() => stream.end(null), LINGER_MS).unref();
     this.drive(() => this.half.connected(index));
@@ -135,7 +140,10 @@ export class Session implements StreamOwner {
       return;
     }
     // What a peer says first is that it takes this one for the other half: before, it may still refuse.
-    if (stream.index === 0) this.dialled(null);
+    if (stream.index === 0) {
+      this.heardMs = performance.now();
+      this.dialled(null);
+    }
     this.drive(() => this.half.receive(frame, performance.now()));
   }
 
@@ -177,6 +185,7 @@ export class Session implements StreamOwner {
   // -- the clock ---------------------------------------------------------------------------------------------------------
 
   private tick(): void {
+    if (performance.now() - this.heardMs > SILENCE_MS) this.streams[0]?.end(silent());
     const alone = this.connected ? 0 : performance.now() - this.aloneSinceMs;
     this.drive(() => {
       if (this.process.state.kind !== 'running') this.half.giveUp('PROCESS_EXITED');
@@ -257,5 +266,7 @@ export class Session implements StreamOwner {
     }
   }
 }
+
+const silent = (): Failure => new Failure('ETIMEDOUT', 'PEER_SILENT', 'simkvmd', { allowed: `${SILENCE_MS} ms` });
 
 const replaced = (): Failure => new Failure('EBUSY', 'STREAM_REPLACED', 'simkvmd', { allowed: 'one stream of a number' });

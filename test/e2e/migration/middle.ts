@@ -57,16 +57,17 @@ interface Shape {
 
 /** What both ends of a carried stream can do. */
 interface StreamEnd extends AsyncIterable<Buffer> {
-  write(message: Buffer): boolean;
-  once(event: 'drain' | 'close', listener: () => void): unknown;
+  write(message: Buffer, done: () => void): boolean;
+  once(event: 'close', listener: () => void): unknown;
   readonly destroyed: boolean;
 }
 
+/** A stream that ends with an error loses what is still being written, and the error with it: so nothing is, then. */
 const written = async (to: StreamEnd, message: Buffer): Promise<void> => {
-  if (to.destroyed || to.write(message)) return;
+  if (to.destroyed) return;
   await new Promise<void>((resolve) => {
-    to.once('drain', resolve);
     to.once('close', resolve);
+    to.write(message, () => resolve());
   });
 };
 
@@ -155,7 +156,10 @@ export class Middle implements AsyncDisposable {
       const ignore = (): void => {};
       caller.on('error', ignore);
       caller.once('cancelled', () => called.cancel());
-      called.on('error', (error: ServiceError) => caller.emit('error', error));
+      let failure: ServiceError | null = null;
+      called.on('error', (error: ServiceError) => {
+        failure = error;
+      });
 
       let session = '';
       let connection = 0;
@@ -168,7 +172,7 @@ export class Middle implements AsyncDisposable {
               await written(to, passed);
           }
         } catch {
-          // Told to the other end above.
+          // Told to the other end below.
         }
       };
       let callerSide: Side = 'source';
@@ -182,7 +186,10 @@ export class Middle implements AsyncDisposable {
         return callerSide;
       };
       void carry(caller, called, attaching).then(() => called.end());
-      void carry(called, caller, () => OTHER[callerSide]).then(() => caller.end());
+      void carry(called, caller, () => OTHER[callerSide]).then(() => {
+        if (failure === null) caller.end();
+        else caller.emit('error', failure);
+      });
     };
   }
 }

@@ -65,6 +65,21 @@ describe('a session between two daemons', () => {
     }
   });
 
+  it('is dialled again where a stream stays and carries nothing any more', { timeout: 60_000 }, async () => {
+    const { here, there } = createDaemons();
+    const source = beginSource(here, plainGuest(here.rig));
+    const destination = beginDestination(there);
+    let dials = 0;
+    const swallow = (): Carrier => {
+      const last = dials++ === 0 ? 8 : Number.POSITIVE_INFINITY;
+      return (message, _way, count) => (count > last ? [] : [message]);
+    };
+    void destination.dial(dialling(there, here, swallow), 1);
+    await until('both are closed', () => source.closed && destination.closed, 40_000);
+    expect(dials).toBeGreaterThan(1);
+    expect([source.half.standing, destination.half.standing]).toEqual(['sent', 'committed']);
+  });
+
   it('is dialled by the side that was called, where the other one does not come back', async () => {
     const { here, there } = createDaemons();
     const source = beginSource(here, plainGuest(here.rig));

@@ -153,9 +153,9 @@ export const dialling =
   };
 
 /** Lets the event loop run until something is so. */
-export const until = async (what: string, condition: () => boolean): Promise<void> => {
+export const until = async (what: string, condition: () => boolean, patienceMs = 10_000): Promise<void> => {
   for (let waited = 0; !condition(); waited++) {
-    if (waited > 2000) throw new Error(`${what}: does not come`);
+    if (5 * waited > patienceMs) throw new Error(`${what}: does not come`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 };
