@@ -30,13 +30,17 @@ const STRINGS = [0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xa
 const CODE_SEGMENT = 0x2e;
 const STACK_SEGMENT = 0x36;
 const ACCESSED_AND_DIRTY = 0x60;
+const ENTRY_BYTES = 8;
+/** Where a case's code may lie. */
+const CODE_BYTES = 0x200;
 const TABLES_END = LAYOUT.pageTables + 4 * 0x1000;
 
-/** A table differs from what it was in more than the bits that a walk sets. */
+/** A table differs from what it was in more than the bits that a walk sets, which are in the first byte of an entry. */
 const hasOverwrittenTables = (guest: GuestCase, { ram }: GuestOutcome): boolean => {
   if (!isLong(guest.mode)) return false;
   const before = ramImage(guest.mode, new Uint8Array(0), new Uint8Array(0)).subarray(LAYOUT.pageTables, TABLES_END);
-  return ram.subarray(LAYOUT.pageTables, TABLES_END).some((byte, at) => ((byte ^ (before[at] ?? 0)) & ~ACCESSED_AND_DIRTY) !== 0);
+  const kept = (at: number): number => (at % ENTRY_BYTES === 0 ? ~ACCESSED_AND_DIRTY : ~0);
+  return ram.subarray(LAYOUT.pageTables, TABLES_END).some((byte, at) => ((byte ^ (before[at] ?? 0)) & kept(at)) !== 0);
 };
 
 /** The IDT, or the GDT, is not what it was. */
@@ -50,7 +54,7 @@ const isAtHome = ({ instructions }: GuestCase, { registers: { rip }, ram }: Gues
   const code = Buffer.concat(instructions);
   const isIntact = Buffer.compare(ram.subarray(LAYOUT.code, LAYOUT.code + code.length), code) === 0;
   const isHandler = rip >= BigInt(LAYOUT.handlers) && rip <= BigInt(LAYOUT.handlers + 0x100);
-  return isIntact && (isHandler || (rip >= BigInt(LAYOUT.code) && rip <= BigInt(LAYOUT.code + 0x200)));
+  return isIntact && (isHandler || (rip >= BigInt(LAYOUT.code) && rip <= BigInt(LAYOUT.code + CODE_BYTES)));
 };
 
 const lower = (hex: string): bigint => BigInt.asUintN(32, BigInt(hex));
@@ -82,6 +86,17 @@ const usesTwo = (guest: GuestCode, wanted: readonly number[]): boolean =>
 /** CALL and JMP through a register or through memory. */
 const hasIndirectBranch = (guest: GuestCase): boolean =>
   opcodes(guest).some(([first, modrm = 0]) => first === 0xff && (((modrm >> 3) & 7) === 2 || ((modrm >> 3) & 7) === 4));
+
+/** A far JMP or CALL of real mode to where no code was generated. */
+const hasFarBranchAway = ({ mode, instructions }: GuestCase): boolean =>
+  mode === 'real' &&
+  instructions.some((bytes) => {
+    if (!uses({ mode, instructions: [bytes] }, [0x9a, 0xea])) return false;
+    const { buffer, byteOffset, length } = bytes;
+    const view = new DataView(buffer, byteOffset, length);
+    const target = 16 * view.getUint16(length - 2, true) + view.getUint16(length - 4, true);
+    return target < LAYOUT.code || target > LAYOUT.code + CODE_BYTES;
+  });
 
 /** A general register differs in its upper half. */
 const isUpperHalf = ({ field, real, simulated }: GuestDifference): boolean =>
@@ -170,7 +185,7 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     reason:
       'A jump to where no code was generated, or code that overwrites itself: what is executed then meets several of these at once.',
     explains: ({ guest, real, simulated }) =>
-      hasIndirectBranch(guest) || [real, simulated].some((outcome) => !isAtHome(guest, outcome)),
+      hasIndirectBranch(guest) || hasFarBranchAway(guest) || [real, simulated].some((outcome) => !isAtHome(guest, outcome)),
   },
   {
     name: 'upper_halves_outside_64_bit_mode',

@@ -59,6 +59,7 @@ interface Shape {
 interface StreamEnd extends AsyncIterable<Buffer> {
   write(message: Buffer, done: () => void): boolean;
   once(event: 'close', listener: () => void): unknown;
+  off(event: 'close', listener: () => void): unknown;
   readonly destroyed: boolean;
 }
 
@@ -66,8 +67,12 @@ interface StreamEnd extends AsyncIterable<Buffer> {
 const written = async (to: StreamEnd, message: Buffer): Promise<void> => {
   if (to.destroyed) return;
   await new Promise<void>((resolve) => {
-    to.once('close', resolve);
-    to.write(message, () => resolve());
+    const done = (): void => {
+      to.off('close', done);
+      resolve();
+    };
+    to.once('close', done);
+    to.write(message, done);
   });
 };
 
