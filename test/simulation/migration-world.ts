@@ -1,68 +1,26 @@
-import { Failure } from '../../server/kernel/failure.js';
 import { Destination } from '../../server/migration/destination.js';
 import type {
   DestinationGuest,
   GuestDescription,
-  HeldMemory,
   OwedFramesHandler,
   PageBatch,
   SourceGuest,
 } from '../../server/migration/guest.js';
-import type { Ledger, LedgerEntry } from '../../server/migration/ledger.js';
 import { type CopyLimits, DEFAULT_LIMITS, type PostCopyMode } from '../../server/migration/limits.js';
 import type { Transmit } from '../../server/migration/link.js';
 import type { Frame } from '../../server/migration/message.js';
 import { answerForUnknown } from '../../server/migration/sessions.js';
 import { Source, type SourcePhase } from '../../server/migration/source.js';
+import { bytesOf, Copy, heldMemory, PAGES } from './migration-copy.js';
+import { Disk } from './migration-disk.js';
 
 /** A world of two daemons and a bad network, for one migration of a guest that is an array of counters. */
 
 const SESSION = 'session';
-const PAGES = 24;
 const LIMITS: CopyLimits = { ...DEFAULT_LIMITS, batchPages: 4, downtimeMs: 5, rounds: 4 };
 
 /** The power of a daemon goes off in the middle of whatever it does. */
 export class PowerLoss extends Error {}
-
-/** A store that survives its daemon. */
-class Disk implements Ledger {
-  readonly entries: LedgerEntry[] = [];
-  readonly committed = new Set<string>();
-  full = false;
-
-  constructor(readonly id: string | null) {}
-
-  record(entry: LedgerEntry): Failure | null {
-    if (this.full) return new Failure('EIO', 'LEDGER_UNWRITABLE', 'test');
-    this.entries.push(entry);
-    if (entry.kind === 'committed' && this.id !== null) this.committed.add(entry.session);
-    return null;
-  }
-
-  hasCommitted(session: string): boolean {
-    return this.committed.has(session);
-  }
-
-  forget(session: string): void {
-    this.committed.delete(session);
-  }
-}
-
-/** A copy of the guest on one host. */
-export class Copy {
-  readonly memory: number[] = new Array(PAGES).fill(0);
-  /** Its vCPUs may run. */
-  runnable = false;
-  /** It takes no memory any more. */
-  gone = false;
-  /** Post-copy: pages that have not come, and whose guest waits for them. */
-  readonly missing = new Set<number>();
-  readonly awaited = new Set<number>();
-  /** What is missing will never come. */
-  lost = false;
-  /** Of the source: memory that it keeps for a guest that has gone. */
-  held: HeldMemory | null = null;
-}
 
 export type Side = 'source' | 'destination';
 
@@ -108,8 +66,6 @@ const description: GuestDescription = {
   ioeventfds: [],
   irqfds: [],
 };
-
-const bytesOf = (values: readonly number[]): Uint8Array => new Uint8Array(Uint32Array.from(values).buffer);
 
 export class World {
   /** The guest's memory as it has written it, wherever it ran. */
@@ -476,38 +432,6 @@ export class World {
     };
   }
 }
-
-/** The counters of pages that are owed, as they are now. */
-const heldMemory = (owed: Set<number>, copy: Copy): HeldMemory => {
-  const left = new Map([...owed].map((page) => [page, copy.memory[page] ?? 0]));
-  const wanted: number[] = [];
-  owed.clear();
-  return {
-    get size() {
-      return left.size;
-    },
-    runs: [...left.keys()].map((first) => ({ first, count: 1 })),
-    get urgent() {
-      return wanted.length > 0;
-    },
-    want: (gfns) => {
-      const fresh = gfns.filter((gfn) => left.has(gfn) && !wanted.includes(gfn));
-      wanted.push(...fresh);
-      return fresh.length;
-    },
-    next: (count) => {
-      const gfns = wanted.length > 0 ? wanted.splice(0, count) : [...left.keys()].slice(0, count);
-      if (gfns.length === 0) return null;
-      const data = bytesOf(gfns.map((gfn) => left.get(gfn) ?? 0));
-      for (const gfn of gfns) left.delete(gfn);
-      return { form: 'clear', gfns, headers: new Uint8Array(0), data };
-    },
-    release: () => {
-      left.clear();
-      copy.held = null;
-    },
-  };
-};
 
 /** A generator of numbers from 0 to 1 (mulberry32): the same seed gives the same world. */
 export const seeded = (seed: number): (() => number) => {
