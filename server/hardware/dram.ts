@@ -153,6 +153,7 @@ export class Dram {
   private readonly keyCleanSince = new WeakMap<MemoryKey, number>();
   private readonly blocks: Block[] = [];
   private inUse = 0;
+  private kept = 0;
   private readonly freed: Pfn[] = [];
   private readonly spare: SpareCells[] = [];
   private spareBytes = 0;
@@ -181,6 +182,27 @@ export class Dram {
     return this.inUse;
   }
 
+  /** Frames that are free, and kept for those who have reserved them. */
+  get reserved(): number {
+    return this.kept;
+  }
+
+  /**
+   * Keeps so many frames that are free for somebody who will allocate them later: nobody else can be given the last ones. False,
+   * and nothing is kept: there are not so many.
+   */
+  reserve(frames: number): boolean {
+    if (frames > this.available) return false;
+    this.kept += frames;
+    return true;
+  }
+
+  /** So many frames are kept no longer: they are not needed, or are about to be allocated. */
+  unreserve(frames: number): void {
+    if (frames > this.kept) throw new Error(`${frames} frames of ${this.kept} are unreserved`);
+    this.kept -= frames;
+  }
+
   /** Allocates a zeroed frame, or null when memory is exhausted. */
   allocate(): Frame | null {
     const number = this.take();
@@ -195,7 +217,7 @@ export class Dram {
    * Null when memory is exhausted.
    */
   store(bytes: Uint8Array): readonly Pfn[] | null {
-    if (bytes.length > (this.total - this.inUse) * PAGE_SIZE) return null;
+    if (bytes.length > this.available * PAGE_SIZE) return null;
     const stored: Pfn[] = [];
     for (let done = 0; done < bytes.length; ) {
       const { buffer, offset, bytes: count } = this.takeCells(bytes.length - done);
@@ -281,7 +303,14 @@ export class Dram {
   cleanSince(key: MemoryKey): number {
     return Math.max(this.allCleanSince, this.keyCleanSince.get(key) ?? 0);
   }
+
+  /** Frames that anybody can have. */
+  private get available(): number {
+    return this.total - this.inUse - this.kept;
+  }
+
   private take(): Pfn | null {
+    if (this.available <= 0) return null;
     const number = this.freed.pop() ?? (this.next < this.end ? pfn(this.next++) : undefined);
     if (number === undefined) return null;
     this.inUse++;

@@ -31,7 +31,7 @@ export class FetchedPages {
     return this.missing.size;
   }
 
-  /** EINVAL for frames that lie in no slot, ENOMEM where its memory has been unmapped; others may be missing already then. */
+  /** EINVAL for frames that lie in no slot, ENOMEM where its memory has been unmapped, or there is none for them; others may be missing already then. */
   expect(runs: readonly FrameRun[]): Failure | null {
     for (const { first, count } of runs) {
       const address = this.addressOf(first, count);
@@ -62,7 +62,7 @@ export class FetchedPages {
   }
 
   lose(): void {
-    this.missing.lose();
+    this.mm.lose(this.missing);
   }
 
   /** Address of frames that lie one behind the other in one slot. */

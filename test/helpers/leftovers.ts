@@ -5,6 +5,7 @@ import type { Kernel } from '../../server/kernel/kernel.js';
 export const holdings = (kernel: Kernel): Readonly<Record<string, number>> => ({
   vms: kernel.vms.size,
   frames: kernel.dram.used,
+  'frames kept for somebody': kernel.dram.reserved,
   'bytes of the kernel': kernel.kmem.chargedBytes + kernel.kmem.reachableBytes,
   'bytes of processes': [...kernel.processes.values()].reduce((sum, { kmem }) => sum + kmem.chargedBytes, 0),
   'contexts of the secure processor':

@@ -263,13 +263,16 @@ export class AddressSpace implements UserCopy {
   // -- missing pages ------------------------------------------------------------------------------------------------
 
   /**
-   * UFFDIO_REGISTER: what is in [start, end) goes, and is missing from now on, until `fill` brings it or it is unmapped. ENOMEM:
-   * not all of it is mapped.
+   * UFFDIO_REGISTER: what is in [start, end) goes, and is missing from now on, until `fill` brings it or it is unmapped. Memory
+   * for it is kept from now on, which UFFDIO_COPY in the real kernel has to find when it is too late to refuse. ENOMEM: not all
+   * of the range is mapped, or there is no memory for it; in that case what was there has gone.
    */
   expect(missing: MissingPages, start: number, end: number): Failure | null {
     if (!this.covers(start, end))
       return new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'userfaultfd_register', { address: `0x${start.toString(16)}` });
     this.zap(start, end, 'clear');
+    const exhausted = this.provider.reserve(pageOf(end) - pageOf(start));
+    if (exhausted !== null) return exhausted;
     missing.add(pageOf(start), pageOf(end));
     if (!this.missing?.includes(missing)) this.missing = [...(this.missing ?? []), missing];
     return null;
@@ -279,6 +282,7 @@ export class AddressSpace implements UserCopy {
   fill(missing: MissingPages, address: number, bytes: Uint8Array): Failure | null {
     const number = pageOf(address);
     if (!missing.has(number)) return null;
+    if (missing.isAwaited(number)) this.provider.unreserve(1);
     const page = this.provider.allocate();
     if (failed(page)) return page;
     page.frame.viewForWrite(null).set(bytes);
@@ -288,6 +292,12 @@ export class AddressSpace implements UserCopy {
     return null;
   }
 
+  /** UFFDIO_POISON of all that is still missing: nobody has the contents any more, and who touches a page gets EFAULT. */
+  lose(missing: MissingPages): void {
+    this.provider.unreserve(missing.awaited);
+    missing.lose();
+  }
+
   /** True if something in [start, end) is missing. */
   hasMissing(start: number, end: number): boolean {
     return this.missing?.some((each) => each.overlaps(pageOf(start), pageOf(end))) ?? false;
@@ -295,7 +305,9 @@ export class AddressSpace implements UserCopy {
 
   private forgetMissing(start: number, end: number): void {
     for (const missing of this.missing ?? []) {
+      const before = missing.awaited;
       missing.forget(pageOf(start), Math.ceil(end / PAGE_SIZE));
+      this.provider.unreserve(before - missing.awaited);
       if (missing.size === 0) this.detach(missing);
     }
   }

@@ -49,6 +49,11 @@ export class MissingPages {
     return this.pages.size;
   }
 
+  /** Pages that may still come. */
+  get awaited(): number {
+    return this.lost ? 0 : this.size;
+  }
+
   has(page: number): boolean {
     return this.pages.has(page);
   }
@@ -107,7 +112,7 @@ export class MissingPages {
     if (this.pages.size < before) this.tellIfWhole();
   }
 
-  /** UFFDIO_POISON of all that is left: nobody has the contents any more. From now on a touch is EFAULT. */
+  /** For the address space: nobody has the contents of what is left any more. From now on a touch is EFAULT. */
   lose(): void {
     this.lost = true;
     this.overlays.clear();

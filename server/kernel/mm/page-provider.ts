@@ -1,6 +1,6 @@
 import type { Frame } from '../../hardware/dram.js';
 import type { Pfn } from '../../hardware/units.js';
-import type { Result } from '../failure.js';
+import type { Failure, Result } from '../failure.js';
 import type { AddressSpace } from './address-space.js';
 import type { Page } from './page.js';
 
@@ -14,6 +14,10 @@ import type { Page } from './page.js';
 export interface PageProvider {
   /** A zeroed page with one reference. */
   allocate(): Result<Page>;
+  /** Keeps so many pages for an `allocate` of each that comes later (`hugetlb_acct_memory` does so). ENOMEM: there are not so many. */
+  reserve(pages: number): Failure | null;
+  /** So many are kept no longer: nobody needs them, or they are allocated next. */
+  unreserve(pages: number): void;
   /** A bare page for each 4096 bytes, which are its contents. */
   storeBare(bytes: Uint8Array): Result<readonly Pfn[]>;
   /** The page with one reference that a bare one becomes; its number means nothing any more. */

@@ -44,6 +44,14 @@ export class PageAllocator implements PageProvider {
     return frame === null ? this.exhausted() : new Page(frame, this);
   }
 
+  reserve(pages: number): Failure | null {
+    return this.dram.reserve(pages) ? null : this.exhausted();
+  }
+
+  unreserve(pages: number): void {
+    this.dram.unreserve(pages);
+  }
+
   storeBare(bytes: Uint8Array): Result<readonly Pfn[]> {
     return this.dram.store(bytes) ?? this.exhausted();
   }

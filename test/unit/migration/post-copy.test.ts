@@ -178,6 +178,47 @@ describe('a plain guest that is handed over before its memory', () => {
   });
 });
 
+describe('a destination that is short of memory', () => {
+  /** A destination with so many free frames beside those of the guest's VM, before any of its memory has come. */
+  const beginWith = (free: number) => {
+    const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there', memoryBytes: 4 * 2 ** 20 })];
+    const guest = plainGuest(here);
+    for (let page = 0; page < 16; page++) guest.vmm.write(guest.address + BALLAST + page * PAGE_SIZE, Uint8Array.of(page + 1));
+    const serial: number[] = [];
+    for (let run = 0; run < 3; run++) runOnce(guest, serial);
+    completeIo(guest);
+    const migration = new Migration(guest, there.vmm, (frame) => frame, AT_ONCE);
+    migration.until(() => migration.received !== null);
+    const { dram } = there.host.kernel;
+    const hog = there.spawn();
+    const pages = dram.total - dram.used - free;
+    const memory = hog.map(null, dram.total * PAGE_SIZE);
+    hog.write(memory, new Uint8Array(pages * PAGE_SIZE));
+    return { there, guest, serial, migration, hog, memory, pages };
+  };
+
+  it('does not take the guest over: it goes on where it was', () => {
+    const { there, guest, serial, migration } = beginWith(10);
+    expect(migration.run()).toBe('HOST_MEMORY_EXHAUSTED');
+    expect(migration.destination.state).toEqual({ phase: 'aborted', reason: 'HOST_MEMORY_EXHAUSTED' });
+    expect(there.host.kernel.dram.reserved).toBe(0);
+    runOnce(guest, serial);
+    expect(serial).toEqual(upTo(4));
+  });
+
+  it('keeps room for all that is owed once it has said that it is prepared, whoever wants some meanwhile', () => {
+    const { serial, migration, hog, memory, pages } = beginWith(24);
+    migration.until(() => migration.destination.state.phase === 'prepared');
+    const { mm } = hog.process.process;
+    expect(mm?.write(memory + pages * PAGE_SIZE, new Uint8Array(24 * PAGE_SIZE))).toMatchObject({ errno: 'ENOMEM' });
+    migration.until(() => migration.source.state.phase === 'serving');
+    count(migration, migration.arrived(), serial);
+    expect(migration.run()).toBe('sent');
+    expect(migration.destination.state).toEqual({ phase: 'committed', lost: 0 });
+    expect(serial).toEqual(upTo(4));
+  });
+});
+
 describe('an encrypted guest', () => {
   it('is not handed over before its memory, since the firmware takes no page after RECEIVE_FINISH', () => {
     const [here, there] = hosts();

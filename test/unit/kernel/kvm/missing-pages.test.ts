@@ -207,7 +207,7 @@ describe('KVM_RUN of a vCPU that touches a page which is missing', () => {
     const { host, vcpuFd, vcpu, missing, lose } = createGuest();
     lose(DATA);
     const run = host.startIoctl(vcpuFd, IOCTL.KVM_RUN);
-    missing.lose();
+    host.process.mm?.lose(missing);
     host.kernel.scheduler.run();
     expect(run.result()).toMatchObject({ errno: 'EFAULT', reason: 'PAGE_LOST' });
     expect(vcpu.arch.run.exitReason).toBe(KVM_EXIT.MEMORY_FAULT);

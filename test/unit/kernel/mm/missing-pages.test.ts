@@ -21,6 +21,7 @@ let wanted: number[];
 let whole: number;
 
 const pageAt = (index: number): number => start + index * PAGE;
+const protection = { read: true, write: true, execute: false };
 const contents = (byte = CONTENT): Uint8Array => new Uint8Array(PAGE).fill(byte);
 
 beforeEach(() => {
@@ -29,7 +30,7 @@ beforeEach(() => {
   mm = test.process.mm;
   const mapped = mm.mmap({
     length: PAGES * PAGE,
-    protection: { read: true, write: true, execute: false },
+    protection,
     shared: false,
     object: null,
     offset: 0,
@@ -162,10 +163,51 @@ describe('a page that is missing', () => {
   });
 });
 
+describe('memory for pages that are missing', () => {
+  const FRAMES = 1024;
+
+  /** Everything that is free goes to others. */
+  const takeTheRest = (): number => {
+    let taken = 0;
+    while (test.dram.allocate() !== null) taken++;
+    return taken;
+  };
+
+  it('is theirs, whoever else wants some: what comes finds room', () => {
+    expect(test.dram.reserved).toBe(2);
+    expect(takeTheRest()).toBe(FRAMES - 4);
+    expect(mm.fill(missing, pageAt(1), contents())).toBeNull();
+    expect(mm.fill(missing, pageAt(2), contents())).toBeNull();
+    expect(mm.read(pageAt(1), 1)).toEqual(Uint8Array.of(CONTENT));
+    expect(test.dram).toMatchObject({ used: FRAMES, reserved: 0 });
+  });
+
+  it('is everybody’s once they are unmapped, lost, or have ended with their process', () => {
+    mm.munmap(pageAt(1), PAGE);
+    expect(test.dram.reserved).toBe(1);
+    mm.lose(missing);
+    expect(test.dram.reserved).toBe(0);
+    mm.munmap(pageAt(2), PAGE);
+    mm.exit();
+    expect(test.dram).toMatchObject({ used: 0, reserved: 0 });
+  });
+
+  it('has to be there when they are expected, and not only when they come', () => {
+    takeTheRest();
+    // The two pages that are there make room for two more, and there are to be three.
+    mm.munmap(pageAt(1), 2 * PAGE);
+    const more = mm.mmap({ length: 3 * PAGE, protection, shared: false, object: null, offset: 0 });
+    if (failed(more)) throw new Error(more.reason);
+    expect(mm.expect(missing, more, more + 3 * PAGE)).toMatchObject({ errno: 'ENOMEM', reason: 'HOST_MEMORY_EXHAUSTED' });
+    expect([missing.size, test.dram.reserved]).toEqual([0, 0]);
+    expect(mm.expect(missing, more, more + 2 * PAGE)).toBeNull();
+  });
+});
+
 describe('pages that nobody has any more', () => {
   it('fail for who waits and for who comes, and for a write too', () => {
     const running = startLoad(pageAt(1), 1);
-    missing.lose();
+    mm.lose(missing);
     test.scheduler.run();
     expect(running.result).toMatchObject({ errno: 'EFAULT', reason: 'PAGE_LOST' });
     expect(mm.read(pageAt(2), 1)).toMatchObject({ reason: 'PAGE_LOST' });
@@ -174,7 +216,7 @@ describe('pages that nobody has any more', () => {
   });
 
   it('can be mapped again', () => {
-    missing.lose();
+    mm.lose(missing);
     mm.dontNeed(pageAt(1), 2 * PAGE);
     expect(mm.read(pageAt(1), 1)).toEqual(Uint8Array.of(0));
   });
