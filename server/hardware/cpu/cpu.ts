@@ -251,7 +251,7 @@ export class Cpu {
 
   /**
    * Executes the instruction at RIP, or one iteration of a repeated one, with accesses that are not RAM going to the
-   * bus. An exception is not delivered here but pending.
+   * bus. An exception is not delivered here but pending, and a single step is left to whoever has it emulated.
    */
   emulate(bus: EmulationBus): EmulationResult {
     const { core, state } = this;
@@ -260,12 +260,15 @@ export class Cpu {
     const shadowed = state.interruptShadow !== 'none';
     const traced = (core.flags.control & Rflags.TF) !== 0;
     let block: Block | null = null;
+    let repeats = false;
     core.repeatLimit = 1;
     core.memory.bus = bus;
     try {
       block = this.code.find();
+      const { ripLo, ripHi } = block;
       core.end = 1;
       block.operations[0]();
+      repeats = block.instructions[0].repeat !== 'none' && state.ripLo === ripLo && state.ripHi === ripHi;
       if (block.operations.length > 1 || block.fallsThrough) this.setRip(block, 1);
     } catch (trap) {
       this.setNextRip(block, 0);
@@ -276,9 +279,9 @@ export class Cpu {
       core.memory.bus = null;
     }
     if (shadowed) state.interruptShadow = 'none';
-    core.flags.control &= ~Rflags.RF;
-    if (traced) this.pendSingleStep();
-    return { kind: 'retired' };
+    if (repeats) core.flags.control |= Rflags.RF;
+    else core.flags.control &= ~Rflags.RF;
+    return { kind: 'retired', repeats, traced };
   }
 
   private giveUpEmulation(trap: unknown, block: Block | null): EmulationResult {
@@ -288,17 +291,12 @@ export class Cpu {
     if (trap instanceof SoftwareInterrupt) {
       this.skipInstruction();
       this.pendingEvent = trap.event;
-      return { kind: 'retired' };
+      return { kind: 'retired', repeats: false, traced: false };
     }
     if (!(trap instanceof GuestFault)) throw trap;
     const vector = faultVector(trap, block, 0);
     this.injectException(vector, trap.errorCode);
     return { kind: 'exception', vector };
-  }
-
-  private pendSingleStep(): void {
-    this.state.dr[DR6] |= DR6_SINGLE_STEP;
-    this.injectException(Vector.DB, null);
   }
 
   /** Notices what has been changed from outside since the last run. */

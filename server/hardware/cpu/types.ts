@@ -165,7 +165,6 @@ export type CpuExit =
       readonly port: number;
       readonly size: 1 | 2 | 4;
       readonly string: boolean;
-      readonly rep: boolean;
       readonly value: number;
     }
   | NestedFaultExit
@@ -208,16 +207,22 @@ export interface EmulationBus {
   readMmio(address: Gpa, size: number): Uint8Array | null;
   /** A store of at most 8 bytes inside one page. */
   writeMmio(address: Gpa, bytes: Uint8Array): void;
-  /** INS: `count` elements of `size` bytes at once. Null: no data yet. */
-  readPort(port: number, size: 1 | 2 | 4, count: number): Uint8Array | null;
+  /**
+   * INS: what has been read and not been taken by an iteration before, `all` of it or one element of `size` bytes; where nothing
+   * is left, `count` elements are read first. Null: no data yet.
+   */
+  readPort(port: number, size: 1 | 2 | 4, count: number, all: boolean): Uint8Array | null;
   /** OUTS: one element. */
   writePort(port: number, size: 1 | 2 | 4, bytes: Uint8Array): void;
 }
 
-/** What became of one emulated instruction, or of one iteration of a repeated one (REP INS: one batch). */
+/** What became of one emulated instruction, or of one iteration of a repeated one. */
 export type EmulationResult =
-  /** RIP is past the instruction, or still on it if a repetition has more to do. */
-  | { readonly kind: 'retired' }
+  /**
+   * RIP is past the instruction, or still on it where it `repeats` and has not looked yet whether that was all. `traced`: RFLAGS.TF
+   * was set before it, so that a single step ends here.
+   */
+  | { readonly kind: 'retired'; readonly repeats: boolean; readonly traced: boolean }
   /** The bus had no data: nothing has changed. */
   | { readonly kind: 'pending' }
   /** The guest got an exception instead (its handler is next). */

@@ -115,6 +115,7 @@ const isAtHandler = ({ registers: { rip } }: GuestOutcome, vector: number): bool
   rip === BigInt(LAYOUT.handlers + vector + 1);
 const OPERAND_SIZE = 0x66;
 const OVERFLOW = 1n << 11n;
+const RESUME = 1n << 16n;
 const ARITHMETIC_FLAGS = 0x8d5n;
 
 /** Bytes before the opcode. */
@@ -194,13 +195,6 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     explains: ({ guest, differences }) => guest.mode !== 'long' && differences.every(isUpperHalf),
   },
   {
-    name: 'repeated_string_goes_on',
-    reason:
-      'After an answered element the emulator goes on to the next (up to 1024), here the host first sees that it shall leave at once.',
-    explains: ({ guest, real, simulated }) =>
-      uses(guest, STRINGS) && hasRepeatPrefix(guest) && real.exit === simulated.exit && /^(IO|MMIO)/.test(real.exit),
-  },
-  {
     name: 'double_shift_of_16_bits',
     reason: 'SHLD and SHRD of 16 bits by more than 16 have an undefined result.',
     explains: ({ guest: { mode, instructions } }) =>
@@ -265,6 +259,16 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     reason: 'An exception in a repeated CMPS or SCAS finds the flags of before its first element on the emulator.',
     explains: ({ guest, differences }) =>
       hasRepeatPrefix(guest) && uses(guest, [0xa6, 0xa7, 0xae, 0xaf]) && only(differences, ['rflags', 'ram']),
+  },
+  {
+    name: 'resume_flag_of_repeated_string',
+    reason:
+      'The emulator leaves RF set where it goes back to the guest in the middle of a repeated string; whether SVM does so at an exit there is not verified.',
+    explains: ({ guest, differences, real, simulated }) =>
+      hasRepeatPrefix(guest) &&
+      uses(guest, STRINGS) &&
+      only(differences, ['rflags']) &&
+      (real.registers.rflags ^ simulated.registers.rflags) === RESUME,
   },
   {
     name: 'far_pointer_with_rex_w',

@@ -97,18 +97,6 @@ export const EXPLANATIONS: readonly Explanation[] = [
     },
   },
   {
-    name: 'repeated_string_goes_on_at_once',
-    reason:
-      'KVM_RUN with immediate_exit completes an element of a repeated string; the emulator then goes on to the next one (up to 1024) before it looks, the simulated vCPU looks first.',
-    sameState: false,
-    explains: ({ op, real, simulated }) =>
-      op.op === 'run' &&
-      op.immediate_exit === 1 &&
-      simulated.errno === 'EINTR' &&
-      real.exit === 'MMIO' &&
-      stringify(real.mmio) !== stringify(simulated.mmio),
-  },
-  {
     name: 'memory_fault',
     reason: 'kvm_pvm has no KVM_EXIT_MEMORY_FAULT: what no memory is behind it hands to the emulator.',
     sameState: false,

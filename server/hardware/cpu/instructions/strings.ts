@@ -211,18 +211,18 @@ const scanString =
   };
 
 /** INS and OUTS outside emulation are an exit: the kernel has them emulated. */
-function exitForPort(core: Core, instruction: Instruction, direction: 'in' | 'out', size: 1 | 2 | 4): never {
+function exitForPort(core: Core, direction: 'in' | 'out', size: 1 | 2 | 4): never {
   const port = core.gpr[2 * Gpr.RDX] & 0xffff;
-  const rep = instruction.repeat !== 'none';
-  return core.intercept(SvmExitCode.IOIO, { kind: 'io', direction, port, size, string: true, rep, value: 0 });
+  return core.intercept(SvmExitCode.IOIO, { kind: 'io', direction, port, size, string: true, value: 0 });
 }
 
 /** Bytes that one batch of REP INS may have: kvm's read-ahead buffer. */
 const INPUT_BATCH = 1024;
 
 /**
- * INS. A repeated one takes a batch of elements from the bus at once, as many as kvm's `pio_in_emulated` asks for: up
- * to the number of *bytes* that are left in the page of RDI, counted as elements.
+ * INS. A repeated one asks the bus for a batch of elements at once, as many as kvm's `pio_in_emulated` reads ahead: up to the
+ * number of *bytes* that are left in the page of RDI, counted as elements. Forwards it stores all of them in one iteration,
+ * backwards one.
  */
 const inputString =
   (size: 1 | 2 | 4) =>
@@ -237,28 +237,19 @@ const inputString =
       if (repeated && pointers.countIsZero()) return;
       const port = core.gpr[2 * Gpr.RDX] & 0xffff;
       checkPort(core, port, size);
-      if (memory.bus === null) exitForPort(core, instruction, 'in', size);
+      if (memory.bus === null) exitForPort(core, 'in', size);
       const by = step(core, size);
       const offset = core.gpr[2 * Gpr.RDI] & 0xfff;
       const inPage = by < 0 ? offset : 4096 - offset;
       const wanted = repeated ? pointers.count32() : 1;
       const count = Math.max(1, Math.min(inPage, INPUT_BATCH / size, wanted));
-      const data = memory.bus.readPort(port, size, count);
+      const data = memory.bus.readPort(port, size, count, by > 0);
       if (data === null) throw new DataPending();
-      if (by > 0) {
-        memory.copyOut(pointers.address(Gpr.RDI, Seg.ES, size * count, true), memory.hi, size * count, data, 0);
-      } else {
-        for (let i = 0; i < count; i++) {
-          const delta = i * by;
-          pointers.add(Gpr.RDI, delta);
-          const at = pointers.address(Gpr.RDI, Seg.ES, size, true);
-          memory.copyOut(at, memory.hi, size, data, i * size);
-          pointers.add(Gpr.RDI, -delta);
-        }
-      }
-      pointers.add(Gpr.RDI, by * count);
+      const { length } = data;
+      memory.copyOut(pointers.address(Gpr.RDI, Seg.ES, length, true), memory.hi, length, data, 0);
+      pointers.add(Gpr.RDI, by > 0 ? length : by);
       if (!repeated) return;
-      pointers.add(Gpr.RCX, -count);
+      pointers.add(Gpr.RCX, -length / size);
       if (isOver(core, pointers)) return;
       state.ripLo = ripLo;
       state.ripHi = ripHi;
@@ -274,7 +265,7 @@ const outputString =
     return repeat(core, instruction, pointers, () => {
       const port = core.gpr[2 * Gpr.RDX] & 0xffff;
       checkPort(core, port, size);
-      if (memory.bus === null) exitForPort(core, instruction, 'out', size);
+      if (memory.bus === null) exitForPort(core, 'out', size);
       const bytes = new Uint8Array(size);
       const at = pointers.address(Gpr.RSI, instruction.stringSegment, size, false);
       memory.copyIn(at, memory.hi, size, bytes, 0, false);
@@ -302,7 +293,7 @@ function portAccess(core: Core, instruction: Instruction, direction: 'in' | 'out
     const port = fixed ?? core.gpr[2 * Gpr.RDX] & 0xffff;
     checkPort(core, port, size);
     const value = direction === 'out' ? (core.gpr[0] & mask) >>> 0 : 0;
-    core.intercept(SvmExitCode.IOIO, { kind: 'io', direction, port, size, string: false, rep: false, value });
+    core.intercept(SvmExitCode.IOIO, { kind: 'io', direction, port, size, string: false, value });
   });
 }
 

@@ -98,6 +98,12 @@ export const debugException = (vcpu: Vcpu, dr6: number): Turn => {
   return 'again';
 };
 
+/** `kvm_vcpu_do_singlestep`, where there is a step to end. `traced`: RFLAGS.TF was set before the instruction. */
+export const doSinglestep = (vcpu: Vcpu, traced: boolean): Turn => {
+  if ((vcpu.arch.guestDebug.control & KVM_GUESTDBG.SINGLESTEP) !== 0) return exitDebug(vcpu, Vector.DB, DR6_BS);
+  return traced ? debugException(vcpu, DR6_BS) : 'again';
+};
+
 /**
  * `kvm_skip_emulated_instruction`: KVM has done what the instruction does. A single step ends here too. KVM cannot move
  * the RIP of a protected vCPU; its CPU does.
@@ -106,7 +112,5 @@ export const skipEmulatedInstruction = (vcpu: Vcpu): Turn => {
   const { arch } = vcpu;
   if (vcpu.vm.kernel.ops.guestStateProtected(vcpu)) return 'again';
   arch.cpu.skipInstruction();
-  if ((arch.guestDebug.control & KVM_GUESTDBG.SINGLESTEP) !== 0) return exitDebug(vcpu, Vector.DB, DR6_BS);
-  if ((arch.state.rflags & BigInt(Rflags.TF)) === 0n) return 'again';
-  return debugException(vcpu, DR6_BS);
+  return doSinglestep(vcpu, (arch.state.flags.control & Rflags.TF) !== 0);
 };

@@ -1,9 +1,11 @@
-import type { CpuExit, EmulationBus, MemoryAccess, Segment, SegmentName } from '../../../hardware/cpu/types.js';
+import { Gpr } from '../../../hardware/cpu/registers.js';
+import type { CpuExit, EmulationBus, EmulationResult, MemoryAccess, Segment, SegmentName } from '../../../hardware/cpu/types.js';
 import { type Gpa, gpaToGfn } from '../../../hardware/units.js';
 import { KVM_EXIT, KVM_EXIT_IO } from '../../uapi/constants.js';
 import { kvm_run__mmio } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
 import { completion } from './completion.js';
+import { doSinglestep } from './debug.js';
 import { takeBackEvent } from './inject.js';
 import { kernelMmioRead, kernelMmioWrite } from './mmio.js';
 import { exitMemoryFault, KvmPageFault } from './page-fault.js';
@@ -20,11 +22,24 @@ interface Store {
   readonly bytes: Uint8Array;
 }
 
+interface Frozen {
+  readonly revision: number;
+  readonly rip: bigint;
+  readonly rflags: bigint;
+  readonly segments: readonly Segment[];
+}
+
 interface PortAccess {
   readonly port: number;
   readonly size: 1 | 2 | 4;
   readonly count: number;
 }
+
+/** A repeated string instruction goes back to the guest where these bits of RCX are clear. */
+const COUNT_IN_A_TURN = 0x3ff;
+
+/** No revision of the registers. */
+const NEVER = -1;
 
 const DATA_SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs'] as const satisfies readonly SegmentName[];
 
@@ -41,17 +56,25 @@ export class Emulation implements EmulationBus {
   private replayed = 0;
   private stores: Store[] = [];
   private missing: { readonly address: Gpa; readonly size: number } | null = null;
+  /** `io_read`: what INS has read ahead, how much of it earlier iterations have taken, and how much this one has as well. */
   private portData: Uint8Array | null = null;
+  private portTaken = 0;
+  private portNext = 0;
   private portIn: PortAccess | null = null;
   private portOut: (PortAccess & { readonly bytes: Uint8Array }) | null = null;
-  /** The instruction's own view of segments and RIP, with the revision of the registers that it belongs to. */
-  private frozen: { readonly revision: number; readonly rip: bigint; readonly segments: readonly Segment[] } | null = null;
+  /** The instruction's own view of segments, RIP and RFLAGS, with the revision of the registers that it belongs to. */
+  private frozen: Frozen | null = null;
+  /** RFLAGS before the instruction: until it is given back to the guest, these are what anybody else sees. */
+  private readonly rflags: bigint;
 
   constructor(
     private readonly vcpu: Vcpu,
-    /** A repeated string instruction: see `retired`. */
-    private readonly repeated: boolean,
-  ) {}
+    private readonly failure: (bytes: Uint8Array | null) => Turn,
+  ) {
+    const { arch } = vcpu;
+    this.rflags = arch.state.rflags;
+    arch.stat.insn_emulation++;
+  }
 
   /** True for a page of which this instruction has loaded as from a device: RAM that has come there meanwhile is not seen. */
   owns(address: Gpa, access: MemoryAccess): boolean {
@@ -79,11 +102,14 @@ export class Emulation implements EmulationBus {
     this.stores.push({ address, bytes });
   }
 
-  readPort(port: number, size: 1 | 2 | 4, count: number): Uint8Array | null {
-    if (this.portData !== null) return this.portData;
-    this.portData = kernelPioRead(this.vcpu, port, size, count);
-    if (this.portData === null) this.portIn = { port, size, count };
-    return this.portData;
+  readPort(port: number, size: 1 | 2 | 4, count: number, all: boolean): Uint8Array | null {
+    this.portData ??= kernelPioRead(this.vcpu, port, size, count);
+    if (this.portData === null) {
+      this.portIn = { port, size, count };
+      return null;
+    }
+    this.portNext = all ? this.portData.length : this.portTaken + size;
+    return this.portData.subarray(this.portTaken, this.portNext);
   }
 
   writePort(port: number, size: 1 | 2 | 4, bytes: Uint8Array): void {
@@ -97,31 +123,49 @@ export class Emulation implements EmulationBus {
 
   // -- steps --------------------------------------------------------------------------------------------------------
 
-  /** Makes the instruction, from its start. */
-  attempt(failure: (bytes: Uint8Array | null) => Turn): Turn {
+  /** Makes the instruction; a repeated one from where it stands, iteration after iteration while nobody else is needed. */
+  attempt(): Turn {
     const { arch } = this.vcpu;
-    this.replayed = 0;
-    this.stores = [];
-    this.missing = null;
-    this.portIn = null;
-    this.portOut = null;
-    arch.emulation = this;
-    arch.awaitedPage = null;
-    arch.stat.insn_emulation++;
-    const rip = arch.state.rip;
-    const result = this.thaw(() => arch.cpu.emulate(this));
-    takeBackEvent(this.vcpu);
+    for (;;) {
+      this.replayed = 0;
+      this.stores = [];
+      this.missing = null;
+      this.portIn = null;
+      this.portOut = null;
+      arch.emulation = this;
+      arch.awaitedPage = null;
+      const result = this.thaw(() => arch.cpu.emulate(this));
+      takeBackEvent(this.vcpu);
+      if (result.kind !== 'retired') return this.stopped(result);
+      arch.emulation = null;
+      const turn = this.putOut();
+      if (turn !== 'again') return turn;
+      if (!this.goesOn(result.repeats)) return doSinglestep(this.vcpu, result.traced);
+      this.loads.length = 0;
+    }
+  }
+
+  /** EMULATION_RESTART: another iteration follows before the guest is entered again, while what was read ahead lasts, or up to 1024. */
+  private goesOn(repeats: boolean): boolean {
+    const { portData, vcpu } = this;
+    this.portTaken = this.portNext;
+    if (!repeats) return false;
+    return portData === null ? (vcpu.arch.state.gpr[2 * Gpr.RCX] & COUNT_IN_A_TURN) !== 0 : this.portTaken < portData.length;
+  }
+
+  /** Not retired: RFLAGS are what they were before the first iteration, whatever those since have made of them. */
+  private stopped(result: Exclude<EmulationResult, { readonly kind: 'retired' }>): Turn {
+    const { arch } = this.vcpu;
+    const { rflags } = arch.state;
+    if (rflags !== this.rflags) arch.state.rflags = this.rflags;
     switch (result.kind) {
       case 'pending':
-        return this.pending(failure);
-      case 'retired':
-        arch.emulation = null;
-        return this.retired(rip);
+        return this.pending(rflags);
       case 'exception':
         arch.emulation = null;
         return 'again';
       case 'exit':
-        return this.cannotGoOn(result.exit, failure);
+        return this.cannotGoOn(result.exit, rflags);
     }
   }
 
@@ -130,48 +174,43 @@ export class Emulation implements EmulationBus {
    * asked yet, for the guest makes it again then; a device must not be asked twice, so otherwise it goes on from its start with
    * the answers that it has.
    */
-  private cannotGoOn(exit: CpuExit, failure: (bytes: Uint8Array | null) => Turn): Turn {
+  private cannotGoOn(exit: CpuExit, rflags: bigint): Turn {
     const { arch } = this.vcpu;
     if (arch.awaitedPage !== null && (this.loads.length > 0 || this.portData !== null)) {
-      this.freeze();
-      arch.completion = completion('mmio', true, () => this.attempt(failure));
+      this.freeze(rflags);
+      arch.completion = completion('mmio', true, () => this.attempt());
       return 'again';
     }
     arch.emulation = null;
     if (arch.awaitedPage !== null) return 'again';
-    if (exit.kind === 'unsupported') return failure(exit.bytes);
+    if (exit.kind === 'unsupported') return this.failure(exit.bytes);
     if (exit.kind !== 'nested-fault' || !(exit.fault instanceof KvmPageFault)) return 'again';
     const { outcome } = exit.fault;
     return outcome.kind === 'failed' ? exitMemoryFault(this.vcpu, outcome) : 'again';
   }
 
   /** The instruction waits for data of userspace. */
-  private pending(failure: (bytes: Uint8Array | null) => Turn): Turn {
+  private pending(rflags: bigint): Turn {
     const { vcpu, missing, portIn } = this;
-    this.freeze();
+    this.freeze(rflags);
     if (portIn !== null) {
       return exitPio(vcpu, KVM_EXIT_IO.IN, portIn, null, () => {
         this.portData = takePioData(vcpu, portIn.size * portIn.count);
-        return this.attempt(failure);
+        return this.attempt();
       });
     }
     if (missing === null) throw new Error('an emulation waits for nothing');
     return this.exitMmio(missing.address, missing.size, null, () => {
       this.answer(missing.address, vcpu.arch.run.mmioData(missing.size));
-      return this.attempt(failure);
+      return this.attempt();
     });
   }
 
-  /**
-   * The instruction is done; what it stored goes out. KVM's emulator looks at RCX only when it begins an iteration, so
-   * a repeated OUTS whose last element has gone out is still at its instruction when userspace sees it.
-   */
-  private retired(rip: bigint): Turn {
+  /** What the instruction, or this iteration of it, has stored goes out. */
+  private putOut(): Turn {
     const { vcpu, portOut } = this;
-    if (portOut !== null && !kernelPioWrite(vcpu, portOut.port, portOut.size, portOut.bytes)) {
-      if (this.repeated) vcpu.arch.state.rip = rip;
+    if (portOut !== null && !kernelPioWrite(vcpu, portOut.port, portOut.size, portOut.bytes))
       return exitPio(vcpu, KVM_EXIT_IO.OUT, portOut, portOut.bytes, null);
-    }
     return this.exitStores(this.stores.filter(({ address, bytes }) => !kernelMmioWrite(vcpu, address, bytes)));
   }
 
@@ -192,19 +231,20 @@ export class Emulation implements EmulationBus {
 
   // -- registers that userspace changes in between -------------------------------------------------------------------
 
-  private freeze(): void {
+  private freeze(rflags: bigint): void {
     const { state } = this.vcpu.arch;
     const segments = DATA_SEGMENTS.map((name) => state.segment(name));
-    this.frozen = { revision: state.revision, rip: state.rip, segments };
+    this.frozen = { revision: rflags === this.rflags ? state.revision : NEVER, rip: state.rip, rflags, segments };
   }
 
   /**
-   * The instruction was decoded before its exit: it goes on with the segments and the RIP of that time, also if
-   * userspace has set others since, and those count afterwards.
+   * The instruction was decoded before its exit: it goes on with the segments, the RIP and the RFLAGS of that time, also if
+   * userspace has set others since. The segments of userspace count afterwards.
    */
   private thaw<T>(run: () => T): T {
     const { frozen } = this;
     const { state } = this.vcpu.arch;
+    this.frozen = null;
     if (frozen === null || frozen.revision === state.revision) return run();
     const set = DATA_SEGMENTS.map((name) => state.segment(name));
     const load = (segments: readonly Segment[]): void => {
@@ -215,6 +255,7 @@ export class Emulation implements EmulationBus {
     };
     load(frozen.segments);
     state.rip = frozen.rip;
+    state.rflags = frozen.rflags;
     const result = run();
     load(set);
     return result;

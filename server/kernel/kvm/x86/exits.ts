@@ -47,7 +47,7 @@ const handlePlainExit = (vcpu: Vcpu, exit: PlainExit): Turn => {
     case 'budget':
       return 'again';
     case 'io':
-      return exit.string ? emulate(vcpu, exit.rep) : fastPio(vcpu, exit);
+      return exit.string ? emulate(vcpu) : fastPio(vcpu, exit);
     case 'nested-fault':
       return nestedFault(vcpu, exit);
     case 'hlt':
@@ -106,8 +106,7 @@ const generalProtection = (vcpu: Vcpu): Turn => {
 };
 
 /** `x86_emulate_instruction` of the instruction at RIP. */
-const emulate = (vcpu: Vcpu, repeated: boolean): Turn =>
-  new Emulation(vcpu, repeated).attempt((bytes) => emulationFailure(vcpu, bytes));
+const emulate = (vcpu: Vcpu): Turn => new Emulation(vcpu, (bytes) => emulationFailure(vcpu, bytes)).attempt();
 
 /** `npf_interception` with PFERR_GUEST_RMP: a conversion of the page that userspace has to make, or the vendor's to mend. */
 const reverseMapFault = (vcpu: Vcpu, { gpa, encrypted }: NestedFaultExit): KvmPageFault => {
@@ -131,7 +130,7 @@ const nestedFault = (vcpu: Vcpu, exit: NestedFaultExit): Turn => {
   }
   if (exit.delivering !== null) return exitDeliveringEvent(vcpu, exit.gpa, exit.access);
   // There is no instruction to emulate where none can be fetched.
-  return exit.access === 'execute' ? emulationFailure(vcpu, null) : emulate(vcpu, false);
+  return exit.access === 'execute' ? emulationFailure(vcpu, null) : emulate(vcpu);
 };
 
 /**

@@ -21,8 +21,8 @@ class TestBus implements EmulationBus {
     this.log.push(`write ${address.toString(16)} ${Buffer.from(bytes).toString('hex')}`);
   }
 
-  readPort(port: number, size: 1 | 2 | 4, count: number): Uint8Array | null {
-    this.log.push(`in ${port.toString(16)} ${size}x${count}`);
+  readPort(port: number, size: 1 | 2 | 4, count: number, all: boolean): Uint8Array | null {
+    this.log.push(`in ${port.toString(16)} ${size}x${all ? count : 1}`);
     const data = this.ports.shift();
     return data === undefined ? null : Uint8Array.from(Buffer.from(data, 'hex'));
   }
@@ -50,7 +50,7 @@ describe('MMIO', () => {
   it('collects a store and moves RIP past it', () => {
     longMode(machine, 'c7042500001000 44332211 f4');
     const bus = new TestBus();
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
     expect(bus.log).toEqual(['write 100000 44332211']);
     expect(machine.cpu.state.rip).toBe(0x100bn);
     expect(machine.cpu.run(10)).toEqual({ kind: 'hlt' });
@@ -62,7 +62,7 @@ describe('MMIO', () => {
     const before = machine.cpu.state.getRegisters();
     expect(emulate(new TestBus())).toEqual({ kind: 'pending' });
     expect(machine.cpu.state.getRegisters()).toEqual(before);
-    expect(emulate(new TestBus(['0200000000000000']))).toEqual({ kind: 'retired' });
+    expect(emulate(new TestBus(['0200000000000000']))).toMatchObject({ kind: 'retired' });
     expect(machine.cpu.state.register(0)).toBe(3n);
     expect(machine.cpu.state.rip).toBe(0x1008n);
   });
@@ -71,7 +71,7 @@ describe('MMIO', () => {
     longMode(machine, '8304250000100005 f4'); // add dword [0x100000],5
     expect(emulate(new TestBus())).toEqual({ kind: 'pending' });
     const bus = new TestBus(['01000000']);
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
     expect(bus.log).toEqual(['read 100000+4', 'write 100000 06000000']);
   });
 
@@ -81,16 +81,16 @@ describe('MMIO', () => {
     const first = new TestBus(halves.slice(0, 1));
     expect(emulate(first)).toEqual({ kind: 'pending' });
     expect(first.log).toEqual(['read 100000+8', 'read 100008+8']);
-    expect(emulate(new TestBus([...halves]))).toEqual({ kind: 'retired' });
+    expect(emulate(new TestBus([...halves]))).toMatchObject({ kind: 'retired' });
     const bus = new TestBus();
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
     expect(bus.log).toEqual([`write 100100 ${halves[0]}`, `write 100108 ${halves[1]}`]);
   });
 
   it('does the RAM part of a store over the end of RAM', () => {
     longMode(machine, 'c70425feff0300 11223344 f4'); // at 0x3fffe
     const bus = new TestBus();
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
     expect(bus.log).toEqual(['write 40000 3344']);
     expect(machine.memory.read(0x3fffe, 2)).toBe('1122');
   });
@@ -101,7 +101,7 @@ describe('MMIO', () => {
     machine.memory.write(0x5000, '41000000');
     expect(machine.cpu.run(10)).toMatchObject({ kind: 'nested-fault', access: 'write' });
     const bus = new TestBus();
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
     expect(bus.log).toEqual(['write 5000 42000000']);
   });
 
@@ -109,7 +109,7 @@ describe('MMIO', () => {
     realMode(machine, 'b80070 8ed8 ff160000'); // mov ds,0x7000; call [0]
     machine.cpu.run(2);
     expect(emulate(new TestBus())).toEqual({ kind: 'pending' });
-    expect(emulate(new TestBus(['0020']))).toEqual({ kind: 'retired' });
+    expect(emulate(new TestBus(['0020']))).toMatchObject({ kind: 'retired' });
     expect(machine.cpu.state.rip).toBe(0x2000n);
     expect(machine.memory.read(0x7ffe, 2)).toBe('0910');
   });
@@ -123,10 +123,10 @@ describe('MMIO', () => {
     state.setRegister(7, 0x10n);
     expect(emulate(new TestBus())).toEqual({ kind: 'pending' });
     const bus = new TestBus(['77']);
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
     expect(bus.log).toEqual(['read 70000+1', 'write 70010 77']);
     expect([state.register(1), state.register(6), state.rip]).toEqual([1n, 1n, 0x1000n]);
-    expect(emulate(new TestBus(['88']))).toEqual({ kind: 'retired' });
+    expect(emulate(new TestBus(['88']))).toMatchObject({ kind: 'retired' });
     expect([state.register(1), state.rip]).toEqual([0n, 0x1000n]);
     expect(machine.cpu.run(2)).toEqual({ kind: 'hlt' });
   });
@@ -159,36 +159,54 @@ describe('string I/O', () => {
     const waiting = new TestBus();
     expect(emulate(waiting)).toEqual({ kind: 'pending' });
     expect(waiting.log).toEqual(['in 3f8 1x1024']);
-    expect(emulate(new TestBus([], ['5a'.repeat(1024)]))).toEqual({ kind: 'retired' });
+    expect(emulate(new TestBus([], ['5a'.repeat(1024)]))).toMatchObject({ kind: 'retired' });
     expect(machine.memory.read(0x33ff, 2)).toBe('5a00');
     expect([machine.cpu.state.register(1), machine.cpu.state.register(7)]).toEqual([976n, 0x3400n]);
     expect(machine.cpu.state.rip).toBe(0x1000n);
     const rest = new TestBus([], ['a5'.repeat(976)]);
-    expect(emulate(rest)).toEqual({ kind: 'retired' });
+    expect(emulate(rest)).toMatchObject({ kind: 'retired' });
     expect(rest.log).toEqual(['in 3f8 1x976']);
     expect([machine.cpu.state.register(1), machine.cpu.state.rip]).toEqual([0n, 0x1000n]);
     expect(machine.cpu.run(2)).toEqual({ kind: 'hlt' });
   });
 
-  it('goes over a page border, and backwards', () => {
+  it('goes over a page border', () => {
     setUp('f36d f4', 4n);
     machine.cpu.state.setRegister(7, 0x3ffcn);
-    expect(emulate(new TestBus([], ['1111222233334444']))).toEqual({ kind: 'retired' });
+    expect(emulate(new TestBus([], ['1111222233334444']))).toMatchObject({ kind: 'retired', repeats: true });
     expect(machine.memory.read(0x3ffc, 8)).toBe('1111222233334444');
-    setUp('fd f36c f4', 3n);
+  });
+
+  it('stores one element of INS at a time backwards', () => {
+    setUp('fd f36c f4', 2n);
     machine.cpu.state.setRegister(7, 0x3004n);
     machine.cpu.run(1);
-    expect(emulate(new TestBus([], ['a1a2a3']))).toEqual({ kind: 'retired' });
-    expect(machine.memory.read(0x3000, 6)).toBe('0000a3a2a100');
-    expect(machine.cpu.state.register(7)).toBe(0x3001n);
+    const bus = new TestBus([], ['a1', 'a2']);
+    expect(emulate(bus)).toMatchObject({ kind: 'retired', repeats: true });
+    expect(machine.memory.read(0x3003, 2)).toBe('00a1');
+    expect(machine.cpu.state.register(7)).toBe(0x3003n);
+    expect(emulate(bus)).toMatchObject({ kind: 'retired', repeats: true });
+    expect(machine.memory.read(0x3003, 2)).toBe('a2a1');
+    expect(bus.log).toEqual(['in 3f8 1x1', 'in 3f8 1x1']);
+    expect(machine.cpu.run(2)).toEqual({ kind: 'hlt' });
+  });
+
+  it('has RFLAGS.RF set between iterations, and clear behind the last', () => {
+    setUp('f36c f4', 1n);
+    const bus = new TestBus([], ['5a']);
+    emulate(bus);
+    expect(machine.cpu.state.rflags & 0x10000n).toBe(0x10000n);
+    expect(emulate(bus)).toMatchObject({ kind: 'retired', repeats: false });
+    expect(machine.cpu.state.rflags & 0x10000n).toBe(0n);
+    expect(machine.cpu.state.rip).toBe(0x1002n);
   });
 
   it('puts OUTS out one by one', () => {
     setUp('f36e f4', 2n);
     machine.memory.write(0x5000, '4142');
     const bus = new TestBus();
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
-    expect(emulate(bus)).toEqual({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
     expect(bus.log).toEqual(['out 3f8 1 41', 'out 3f8 1 42']);
     expect(machine.cpu.run(2)).toEqual({ kind: 'hlt' });
   });

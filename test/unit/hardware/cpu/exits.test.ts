@@ -34,7 +34,7 @@ describe('budget', () => {
 describe('port I/O', () => {
   it('exits for IN and OUT, and completes an IN', () => {
     realMode(machine, 'e460 e780 66ed f4'); // in al,0x60; out 0x80,ax; in eax,dx
-    const io = { kind: 'io', string: false, rep: false };
+    const io = { kind: 'io', string: false };
     const { cpu } = machine;
     cpu.state.setRegister(0, 0x11223344n);
     cpu.state.setRegister(2, 0x3f8n);
@@ -53,7 +53,7 @@ describe('port I/O', () => {
     realMode(machine, 'f36e f4');
     machine.cpu.state.setRegister(1, 2n);
     machine.cpu.state.setRegister(2, 0x80n);
-    expect(run()).toEqual({ kind: 'io', direction: 'out', port: 0x80, size: 1, string: true, rep: true, value: 0 });
+    expect(run()).toEqual({ kind: 'io', direction: 'out', port: 0x80, size: 1, string: true, value: 0 });
   });
 
   it('asks the permission bitmap of the TSS in ring 3', () => {
