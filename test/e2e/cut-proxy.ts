@@ -7,10 +7,31 @@ export interface CutProxy extends AsyncDisposable {
   readonly target: string;
   /** Where connections go from now on; without it they are closed as soon as they are there. */
   to: string | null;
+  /** The next connection is cut when its first answer is on its way: whatever it has asked for has been done. */
+  losesAnswer: boolean;
   /** Connections that there have been. */
   readonly connections: number;
   cut(): void;
 }
+
+/** HTTP/2: length of 24 bits, type, flags, stream of 32 bits. */
+const FRAME_HEAD_BYTES = 9;
+const HEADERS = 1;
+
+/** Passes on what a server says of the connection itself, and cuts it with the first answer to a call. */
+const untilAnswer = (client: Socket): ((chunk: Buffer) => void) => {
+  let heard = Buffer.alloc(0);
+  let at = 0;
+  return (chunk) => {
+    heard = Buffer.concat([heard, chunk]);
+    for (; heard.length >= at + FRAME_HEAD_BYTES; at += FRAME_HEAD_BYTES + heard.readUIntBE(at, 3))
+      if (heard[at + 3] === HEADERS) {
+        client.destroy();
+        return;
+      }
+    client.write(chunk);
+  };
+};
 
 export const startCutProxy = async (): Promise<CutProxy> => {
   const sockets = new Set<Socket>();
@@ -33,7 +54,10 @@ export const startCutProxy = async (): Promise<CutProxy> => {
     const upstream = connect(Number(port), host);
     follow(client, () => upstream);
     follow(upstream, () => client);
-    client.pipe(upstream).pipe(client);
+    client.pipe(upstream);
+    if (!proxy.losesAnswer) upstream.pipe(client);
+    else upstream.on('data', untilAnswer(client));
+    proxy.losesAnswer = false;
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -45,6 +69,7 @@ export const startCutProxy = async (): Promise<CutProxy> => {
   const proxy: CutProxy = {
     target: `127.0.0.1:${address.port}`,
     to: null,
+    losesAnswer: false,
     get connections() {
       return connections;
     },

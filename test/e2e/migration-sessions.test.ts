@@ -50,6 +50,22 @@ describe('the daemons of a migration', () => {
     await nothingLeft(here, there);
   });
 
+  it('both begin by one call of the destination, also where the source’s answer is lost', async () => {
+    await using proxy = await startCutProxy();
+    await using hosts = await startHosts();
+    const { here, there } = hosts;
+    proxy.to = here.daemon.target;
+    proxy.losesAnswer = true;
+    const { vm } = await plainGuest(here);
+    const from = { address: proxy.target, process: here.process.token };
+    const session = await receiveVm(there.process, { session: 'told-twice', from, vm: vm.fd });
+    await expect.poll(async () => (await there.simkvm.migrations.get(session)).closed).toBe(true);
+    expect(await there.simkvm.migrations.list()).toMatchObject([{ phase: 'committed' }]);
+    expect(await here.simkvm.migrations.list()).toMatchObject([{ session, phase: 'sent' }]);
+    expect(proxy.losesAnswer).toBe(false);
+    await nothingLeft(here, there);
+  });
+
   it('push where the destination cannot reach the source', async () => {
     await using here = await startHost('--advertise', '127.0.0.1:1');
     await using there = await startHost();
@@ -102,6 +118,22 @@ describe('the daemons of a migration', () => {
 });
 
 describe('a session', () => {
+  it('is begun once, however often its process says so, and belongs to that VM', async () => {
+    await using hosts = await startHosts();
+    const { here, there } = hosts;
+    const [guest, other] = [await plainGuest(here), await plainGuest(here)];
+    const send = () => sendVm(guest.vm, { session: 'one', to: there.process, limits: SLOW });
+    expect(await Promise.all([send(), send()])).toEqual(['one', 'one']);
+    expect(await send()).toBe('one');
+    expect(await here.simkvm.migrations.list()).toHaveLength(1);
+    await expect(sendVm(other.vm, { session: 'one', to: there.process })).rejects.toMatchObject({ errno: 'EEXIST' });
+    await here.simkvm.migrations.cancel('one');
+    expect(await send()).toBe('one');
+    await goesOn(guest);
+    await expect.poll(async () => (await there.simkvm.migrations.get('one')).closed).toBe(true);
+    await nothingLeft(here, there);
+  });
+
   it('is listed and watched on both hosts', async () => {
     await using hosts = await startHosts();
     const { here, there } = hosts;

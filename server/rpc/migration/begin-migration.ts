@@ -50,14 +50,23 @@ export const summonDestination = async (options: BeginOptions, push: boolean): P
   return failure === null ? null : located(failure, 'to.address');
 };
 
+/**
+ * Tells the source to send a VM. It answers the same however often it is told, so it is told again where an answer may have been
+ * lost; one that has begun and is not heard again gives up by itself.
+ */
+const tellSource = async ({ sessions, session, peer, limits }: BeginOptions, fd: number): Promise<Failure | null> => {
+  const daemon = new DaemonClient(sessions.host.migration, peer.address);
+  const tell = () => daemon.call(MigrationService.sendVm, peer.process, { fd, session: session.id, limits });
+  const first = await tell();
+  const sends = failed(first) && first.errno === 'EHOSTUNREACH' ? await tell() : first;
+  return failed(sends) ? sends : null;
+};
+
 /** Dials the source and pulls; with `fd` it is first told to send that VM of the process. */
 export const summonSource = async (options: BeginOptions, fd: number | null): Promise<Failure | null> => {
-  const { sessions, session, peer, limits } = options;
-  if (fd !== null) {
-    const daemon = new DaemonClient(sessions.host.migration, peer.address);
-    const sends = await daemon.call(MigrationService.sendVm, peer.process, { fd, session: session.id, limits });
-    if (failed(sends)) return located(sends, 'from.address');
-  }
+  const { sessions, session, peer } = options;
+  const refused = fd === null ? null : await tellSource(options, fd);
+  if (refused !== null) return located(refused, 'from.address');
   const failure = fd === null ? await session.dial(sessions.dialling(peer.address), options.streams) : await dial(options);
   return failure === null ? null : located(failure, 'from.address');
 };

@@ -14,6 +14,8 @@ const TICK_MS = 500;
 const SILENCE_MS = 15_000;
 /** So long a side that has been called is without a stream before it dials itself. */
 const PATIENCE_MS = 2000;
+/** So long a session waits for the other half: whoever was to call it has gone, or has never heard that it is there. */
+export const ATTACH_MS = 60_000;
 /** So long a session that is over keeps its streams: the other side may still have to ask. */
 const LINGER_MS = 2000;
 /** So long one waits for a peer that has to be told only what it can do without. */
@@ -50,6 +52,8 @@ export class Session implements StreamOwner {
   closed = false;
   /** Whether any daemon has ever proved itself for the other half. */
   met = false;
+  /** What the call that began it is told, for whoever makes it again: its answer may have been lost. */
+  answer: Promise<Failure | null> = Promise.resolve(null);
   /** How the other daemon can be dialled, once it has said so; it is, when it has been away for long. */
   dialBack: OpenStream | null = null;
   private readonly kernel: Kernel;
@@ -189,6 +193,7 @@ export class Session implements StreamOwner {
     const alone = this.connected ? 0 : performance.now() - this.aloneSinceMs;
     this.drive(() => {
       if (this.process.state.kind !== 'running') this.half.giveUp('PROCESS_EXITED');
+      if (!this.met && alone > ATTACH_MS) this.half.giveUp('PEER_NEVER_CAME');
       this.half.tick();
     });
     if (this.closed) return;

@@ -94,6 +94,9 @@ function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): Mig
   if (failed(vm)) return refused(vm);
   const wanted = copyLimits(limits);
   if (failed(wanted)) return refused(wanted);
+  const earlier = id === null || validate_only ? undefined : sessions.get(id);
+  if (earlier?.half.role === 'source' && earlier.half.vm === vm && earlier.process === current.process)
+    return yield* sendAnswer(earlier);
   const refusal = sessions.refusal(id) ?? (to === null ? null : checkAddress('to.address', to.address));
   if (refusal !== null) return refused(refusal);
   const unfit = wanted.postCopy === 'never' ? null : whyNoPostCopy(vm);
@@ -104,10 +107,16 @@ function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): Mig
   if (failed(session)) return refused(session.with({ field: 'fd' }));
   if (to === null) return reply({ session: session.id });
   const options = { sessions, session, peer: to, limits, streams: wanted.streams };
-  const failure = yield* outcomeOf('SendVm', summonDestination(options, push));
-  if (failure === null) return reply({ session: session.id });
-  sessions.drop(session, failure.reason);
-  return refused(failure);
+  session.answer = summonDestination(options, push);
+  const answer = yield* sendAnswer(session);
+  if (answer.failure !== null) sessions.drop(session, answer.failure.reason);
+  return answer;
+}
+
+/** The answer to a SendVm, however often it is asked for. */
+function* sendAnswer({ id, answer }: Session): MightSleep<Reply<SendVmResponseInit>> {
+  const failure = yield* outcomeOf('SendVm', answer);
+  return failure === null ? reply({ session: id }) : refused(failure);
 }
 
 const validateReceive = (host: Host, message: NonNullable<ReceiveVmRequest['validate']>): Reply<ReceiveVmResponseInit> => {

@@ -1,8 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { ExchangeRequest, MigrationHalf } from '../../../../gen/messages.js';
 import { failed } from '../../../../server/kernel/failure.js';
 import { createIdentity, fingerprint } from '../../../../server/migration/identity.js';
 import { createDestinationHalf } from '../../../../server/rpc/migration/destination-half.js';
+import { ATTACH_MS } from '../../../../server/rpc/migration/session.js';
 import { SESSIONS_MAX } from '../../../../server/rpc/migration/sessions.js';
 import { plainGuest, runOnce, sevGuest } from '../../migration/two-hosts.js';
 import {
@@ -95,6 +96,42 @@ describe('a session between two daemons', () => {
     source.dialBack = dialling(here, there);
     await until('both are closed', () => source.closed && destination.closed);
     expect([source.half.standing, destination.half.standing]).toEqual(['sent', 'committed']);
+  });
+});
+
+describe('a session whose other half never comes', () => {
+  it('ends after a minute, and leaves the guest where it is', () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
+    try {
+      const { here, there } = createDaemons();
+      const guest = sevGuest(here.rig);
+      const source = beginSource(here, guest);
+      const destination = beginDestination(there);
+      vi.advanceTimersByTime(ATTACH_MS - 1000);
+      expect([source.half.phase, destination.half.phase]).toEqual(['negotiating', 'expecting']);
+      vi.advanceTimersByTime(2000);
+      expect(source).toMatchObject({ closed: true, half: { phase: 'stayed', reason: 'PEER_NEVER_CAME' } });
+      expect(destination).toMatchObject({ closed: true, half: { phase: 'aborted', reason: 'PEER_NEVER_CAME' } });
+      expect(runOnce(guest, [])).toBe(SERIAL_EXIT);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it('is not one that has come and gone: that is asked for, for as long as the guest runs here', async () => {
+    const { here, there } = createDaemons();
+    const source = beginSource(here, plainGuest(here.rig));
+    const destination = beginDestination(there);
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
+    try {
+      const stopsAtOnce = (): Carrier => (message, _way, count) => (count > 6 ? null : [message]);
+      await destination.dial(dialling(there, here, stopsAtOnce), 1);
+      while (source.connected || !source.met) await new Promise((resolve) => setImmediate(resolve));
+      vi.advanceTimersByTime(2 * ATTACH_MS);
+      expect(source).toMatchObject({ closed: false, half: { standing: 'sending' } });
+    } finally {
+      vi.useRealTimers();
+    }
   });
 });
 
