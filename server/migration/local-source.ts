@@ -1,4 +1,5 @@
 import { Failure, failed, type Result } from '../kernel/failure.js';
+import type { EventFd } from '../kernel/fs/eventfd.js';
 import { CpuThrottle } from '../kernel/kvm/cpu-throttle.js';
 import { markSent } from '../kernel/kvm/sent.js';
 import type { Vm } from '../kernel/kvm/vm.js';
@@ -28,6 +29,8 @@ export const whyNoPostCopy = (vm: Vm): Failure | null => {
 interface Progress {
   begun: boolean;
   fenced: boolean;
+  /** Events of irqfds that the state of the guest carries. */
+  carried: readonly { readonly eventfd: EventFd; readonly count: bigint }[];
   owed: OwedPages | null;
   pause: VmPause | null;
 }
@@ -44,7 +47,7 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
   const kind = KINDS[kindOf(vm)];
   const source = kind.source(vm.get());
   const { kernel } = vm;
-  const done: Progress = { begun: false, fenced: false, owed: null, pause: null };
+  const done: Progress = { begun: false, fenced: false, carried: [], owed: null, pause: null };
   const room = new BatchRoom();
   const letGo = (): void => {
     done.owed?.end();
@@ -78,8 +81,12 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
     state: () => {
       const changed = whyNotAsDescribed(vm, description);
       if (changed !== null) return changed;
+      // What they would raise after the irqchip has been read would be raised nowhere.
+      vm.irqfds.suspend();
       const parts = source.state();
-      return failed(parts) ? parts : encodeParts([...parts, ...encodeWiring(describeWiring(vm, true))]);
+      if (failed(parts)) return parts;
+      done.carried = [...vm.irqfds].map(({ eventfd, untaken }) => ({ eventfd, count: untaken }));
+      return encodeParts([...parts, ...encodeWiring(describeWiring(vm, true))]);
     },
     fence: () => {
       const failure = source.fence();
@@ -89,11 +96,13 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
     resume: () => {
       if (done.fenced) source.unfence();
       if (done.begun) source.cancel();
+      vm.irqfds.resume();
       done.pause?.release();
       letGo();
     },
     finish: () => {
       source.finish();
+      for (const { eventfd, count } of done.carried) eventfd.withdraw(count);
       done.pause?.release((current) => markSent(current, vm, session, kind.runsWithoutKey));
       letGo();
     },

@@ -47,6 +47,13 @@ export class EventFd implements FileOperations {
     return taken;
   }
 
+  /** Takes so many of what is counted, at most all: somebody else counts them now. */
+  withdraw(count: bigint): void {
+    const taken = count < this.count ? count : this.count;
+    this.count -= taken;
+    if (taken > 0n) this.queue.wakeAll(POLL.OUT);
+  }
+
   *read(current: Task, file: File, length: number): MightSleep<Result<Uint8Array>> {
     if (length < COUNT_SIZE)
       return new Failure('EINVAL', 'EVENTFD_BUFFER_TOO_SHORT', 'eventfd_read', { field: 'length', given: String(length) });

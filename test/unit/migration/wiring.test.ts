@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '../../../server/hardware/units.js';
 import { EventFd } from '../../../server/kernel/fs/eventfd.js';
 import { File, OPEN } from '../../../server/kernel/fs/file.js';
+import { Scheduler } from '../../../server/kernel/sched/scheduler.js';
 import { KVM_IOEVENTFD_FLAG, KVM_IRQFD_FLAG } from '../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
 import { kvm_ioeventfd, kvm_irqfd } from '../../../server/kernel/uapi/kvm-structs.js';
@@ -79,6 +80,7 @@ describe('device wiring', () => {
     const migration = new Migration(guest, there.vmm);
     expect(migration.run()).toBe('sent');
     expect(receivedOf(migration).irqfds.map(({ count }) => count)).toEqual([0n, 4n]);
+    expect(semaphore.counter.value).toBe(0n);
   });
 
   it('is that of the end, not that of the beginning', () => {
@@ -89,6 +91,69 @@ describe('device wiring', () => {
     irqfd({ fd: eventfd(0n).fd, gsi: 5 });
     expect(migration.run()).toBe('sent');
     expect(receivedOf(migration).irqfds).toEqual([{ gsi: 5, resample: false, count: 0n }]);
+  });
+});
+
+describe('an event of an irqfd that comes when the guest has been stopped', () => {
+  const begin = (semaphore = false, scheduler = new Scheduler()) => {
+    const [here, there] = [createSevRig({ seed: 'here' }, scheduler), createSevRig({ seed: 'there' })];
+    const wired = wiredGuest(here.vmm);
+    const { fd, counter } = wired.eventfd(0n, semaphore);
+    wired.irqfd({ fd, gsi: 5 });
+    const migration = new Migration(wired.guest, there.vmm);
+    const { vm } = wired.guest;
+    return { ...wired, counter, migration, injected: () => [...vm.irqfds].map(({ injected }) => injected) };
+  };
+
+  it('stays in its eventfd once the irqchip has been read: the VMM hands it on, also when it has closed the VM', () => {
+    const { guest, counter, migration, injected } = begin();
+    migration.until(() => migration.source.state.phase === 'preparing');
+    counter.signal();
+    expect(migration.run()).toBe('sent');
+    expect(receivedOf(migration).irqfds).toEqual([{ gsi: 5, resample: false, count: 0n }]);
+    counter.signal();
+    expect([counter.value, injected()]).toEqual([2n, [0]]);
+    guest.vmm.process.close(guest.vmFd);
+    expect(counter.value).toBe(2n);
+  });
+
+  it('travels, and is taken out of the eventfd, where it comes between the irqchip and the wiring', () => {
+    // Others run while the state is read.
+    const { guest, counter, migration, injected } = begin(false, new Scheduler({ preemptAtLocks: true }));
+    migration.until(() => migration.source.state.phase === 'draining');
+    let signals = 0;
+    while (migration.source.state.phase === 'draining') {
+      guest.vm.kernel.work('device', function* signal() {
+        counter.signal();
+        signals++;
+      });
+      migration.step();
+    }
+    expect(migration.run()).toBe('sent');
+    expect(receivedOf(migration).irqfds).toEqual([{ gsi: 5, resample: false, count: 1n }]);
+    expect([counter.value, injected()]).toEqual([0n, [signals - 1]]);
+  });
+
+  it.each([false, true])('raises its GSI when the guest stays, as if nothing had been (semaphore: %s)', (semaphore) => {
+    const { counter, migration, injected } = begin(semaphore);
+    migration.until(() => migration.source.state.phase === 'preparing');
+    for (let event = 0; event < 3; event++) counter.signal();
+    expect([counter.value, injected()]).toEqual([3n, [0]]);
+    migration.source.cancel('OPERATOR');
+    expect([counter.value, injected()]).toEqual([0n, [semaphore ? 3 : 1]]);
+    expect(migration.run()).toBe('OPERATOR');
+    counter.signal();
+    expect([counter.value, injected()]).toEqual([0n, [semaphore ? 4 : 2]]);
+  });
+
+  it('raises nothing when the guest stays, and the VMM has read it meanwhile', () => {
+    const { counter, migration, injected } = begin();
+    migration.until(() => migration.source.state.phase === 'preparing');
+    counter.signal();
+    counter.take();
+    migration.source.cancel('OPERATOR');
+    expect(injected()).toEqual([0]);
+    expect(migration.run()).toBe('OPERATOR');
   });
 });
 

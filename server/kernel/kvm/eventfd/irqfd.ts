@@ -55,6 +55,8 @@ export class IrqFd {
   resampler: Resampler | null = null;
   /** Interrupts raised so far. */
   injected = 0;
+  /** Signals that have come since all irqfds of the VM were suspended. */
+  missed = 0;
   /** What was in the eventfd when it was assigned, and has been raised since: nobody takes it out. */
   private raisedAtAssign = 0n;
   /** Takes the waiter off the eventfd again. */
@@ -71,7 +73,9 @@ export class IrqFd {
 
   /** Events in the eventfd that have not raised the GSI: what is left of a semaphore's count. */
   get untaken(): bigint {
-    return this.eventfd.value - this.raisedAtAssign;
+    const { value } = this.eventfd;
+    // Whoever reads the eventfd may have taken those too.
+    return value > this.raisedAtAssign ? value - this.raisedAtAssign : 0n;
   }
 
   /** `eventfd_ctx_do_read`. */
@@ -105,6 +109,7 @@ export class IrqFds {
   private readonly resamplers = new LazyMap<number, Resampler>();
   /** irqfds that are inactive and whose shutdown work has not finished. */
   private shuttingDown = 0;
+  private suspended = false;
   private readonly shutDown = new WaitQueue();
 
   constructor(private readonly vm: Vm) {}
@@ -154,16 +159,34 @@ export class IrqFds {
     resampler.free();
   }
 
+  /**
+   * Lets every signal stay in its eventfd, which is the VMM's, as if the irqfd were off its wait queue; nobody else can have the
+   * eventfd meanwhile. It is what a VMM that hands its guest over does with its devices.
+   */
+  suspend(): void {
+    this.suspended = true;
+  }
+
+  /** Raises the GSIs of the signals that have come meanwhile, as far as nobody has read them. */
+  resume(): void {
+    this.suspended = false;
+    for (const irqfd of [...this.items]) {
+      for (; irqfd.missed > 0 && irqfd.untaken > 0n; irqfd.missed--) this.wakeup(irqfd, POLL.IN);
+      irqfd.missed = 0;
+    }
+  }
+
   /** `irqfd_deactivate`: nobody finds it any more; the rest is done by a worker. */
   deactivate(irqfd: IrqFd): void {
     this.items.delete(irqfd);
     this.shuttingDown++;
     const irqfds = this;
+    const { suspended } = this;
     this.vm.kernel.work('irqfd_shutdown', function* shutdown(current) {
       yield* irqfds.vm.srcu.synchronize(current);
       irqfd.removeWaiter();
       // eventfd_ctx_remove_wait_queue() empties the counter, so that no later reader sees what the VM was told.
-      if (irqfd.eventfd.take() > 0n) irqfd.eventfd.queue.wakeAll(POLL.OUT);
+      if (!suspended && irqfd.eventfd.take() > 0n) irqfd.eventfd.queue.wakeAll(POLL.OUT);
       irqfds.leaveResampler(irqfd);
       irqfd.charge.release();
       irqfds.shuttingDown--;
@@ -185,7 +208,8 @@ export class IrqFds {
   /** `irqfd_wakeup`. */
   private wakeup(irqfd: IrqFd, events: number): boolean {
     let consumed = false;
-    if (events & POLL.IN) {
+    if (events & POLL.IN && this.suspended) irqfd.missed++;
+    else if (events & POLL.IN) {
       const taken = irqfd.take();
       irqfd.inject();
       this.vm.kernel.sanitizer.interrupts.injected(this.vm, irqfd.gsi, irqfd.eventfd, taken);
