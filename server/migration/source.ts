@@ -1,6 +1,7 @@
 import { Failure, failed } from '../kernel/failure.js';
-import { AutoConverge } from './auto-converge.js';
+import { type CommitFate, CommitProof, type StandingFrame } from './commit-proof.js';
 import { CopyProgress, type MigrationStatistics } from './copy-progress.js';
+import { CopyRounds } from './copy-rounds.js';
 import type { SourceGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import type { CopyLimits } from './limits.js';
@@ -39,14 +40,11 @@ export type SourceState =
 export class Source {
   state: SourceState = { phase: 'negotiating' };
   private readonly link: Link;
+  private readonly proof: CommitProof;
   private readonly progress = new CopyProgress();
   private readonly pages: PageSender;
-  private readonly converge: AutoConverge | null;
+  private readonly rounds: CopyRounds;
   private nowMs = 0;
-  /** The first question whose answer can tell what became of Commit. */
-  private firstProof = Number.POSITIVE_INFINITY;
-  /** Where the peer's boot, the one that will prepare, keeps its records. */
-  private peerLedger: string | null = null;
   private reasonToRevoke = '';
   /** The guest is to be handed over before all of its memory. */
   private postCopy: boolean;
@@ -59,8 +57,9 @@ export class Source {
     transmit: Transmit,
   ) {
     this.link = new Link(local, transmit, (message) => this.messageArrived(message));
+    this.proof = new CommitProof(this.link);
     this.pages = new PageSender(guest, this.link, limits, this.progress);
-    this.converge = limits.autoConverge ? new AutoConverge() : null;
+    this.rounds = new CopyRounds(guest, limits, this.progress);
     this.postCopy = limits.postCopy === 'at-once';
     this.link.send({ kind: 'offer', guest: guest.describe() });
   }
@@ -277,16 +276,9 @@ export class Source {
   }
 
   private roundOver(): void {
-    const { progress, nowMs, limits } = this;
-    const left = this.guest.nextRound();
-    const sent = progress.roundOver(left, nowMs);
-    const tooLong = progress.expectedDowntimeMs(nowMs) > limits.downtimeMs;
-    if (tooLong && progress.round < limits.rounds) {
-      progress.round++;
-      this.slowDown(sent, left);
-      return;
-    }
-    if (tooLong && limits.postCopy === 'after-rounds') this.postCopy = true;
+    const next = this.rounds.over(this.nowMs);
+    if (next === 'copy') return;
+    if (next === 'hand-over') this.postCopy = true;
     this.stop();
   }
 
@@ -294,13 +286,6 @@ export class Source {
     this.state = { phase: 'stopping' };
     this.progress.stopping(this.nowMs);
     this.guest.stop((failure) => this.stopped(failure));
-  }
-
-  private slowDown(pagesSent: number, pagesWritten: number): void {
-    const { converge } = this;
-    if (converge === null || !converge.roundOver(pagesSent, pagesWritten)) return;
-    this.progress.throttlePercent = converge.percent;
-    this.guest.throttle(converge.percent);
   }
 
   private stopped(failure: Failure | null): void {
@@ -330,42 +315,40 @@ export class Source {
       this.cancel(refused.reason);
       return;
     }
-    this.firstProof = this.link.asked + 1;
+    this.proof.commitLeaves();
     // From here on only the destination can say whose the guest is.
     this.state = { phase: 'committing' };
     this.link.send({ kind: 'commit' });
   }
 
-  private heardStanding(frame: Extract<Frame, { readonly kind: 'standing' }>): void {
-    const { link } = this;
+  private heardStanding(frame: StandingFrame): void {
+    const { link, proof, standing } = this;
     link.peerBoot ??= frame.boot;
-    if (frame.boot === link.peerBoot) this.peerLedger = frame.ledger;
-    if (this.state.phase === 'sent' || this.state.phase === 'stayed') {
-      if (frame.standing === 'committed') this.destinationOwns();
-      // It has heard of the end, or there is nobody any more who could.
-      if (frame.answers === link.asked && (frame.boot !== link.peerBoot || frame.standing === 'unknown')) link.close();
-    } else if (this.standing === 'in-doubt') {
-      if (frame.answers >= this.firstProof) this.heardProof(frame);
-    } else if (this.standing === 'serving') {
-      // The guest is lost with its holder; what is here is of no use to anybody.
-      if (frame.answers === link.asked && (frame.boot !== link.peerBoot || frame.standing === 'unknown')) this.servedAll();
-    } else if (frame.answers === link.asked && (frame.boot !== link.peerBoot || frame.standing === 'unknown'))
-      this.destinationGone();
-    if (frame.boot !== link.peerBoot || frame.answers !== link.asked) return;
-    link.heardReceived(frame.received);
+    proof.heard(frame);
+    const isLatest = frame.answers === link.asked;
+    const sameBoot = frame.boot === link.peerBoot;
+    if (standing === 'in-doubt') this.learn(proof.fateBy(frame));
+    else if (isLatest && (!sameBoot || frame.standing === 'unknown')) this.peerForgot();
+    // It asks again since it has not heard that it may forget its record.
+    if (standing === 'sent' && frame.standing === 'committed') link.settle();
+    if (sameBoot && isLatest) link.heardReceived(frame.received);
   }
 
-  private heardProof({ standing, boot, ledger }: Extract<Frame, { readonly kind: 'standing' }>): void {
-    if (standing === 'committed') {
-      this.destinationOwns();
-      if (boot !== this.link.peerBoot) this.servedAll();
-    } else if (standing === 'aborted') this.destinationAborted('DESTINATION_ABORTED');
-    else if (standing === 'unknown' && this.provesNothingRan(boot, ledger)) this.destinationGone();
+  private learn(fate: CommitFate | null): void {
+    if (fate === 'refused') this.destinationAborted('DESTINATION_ABORTED');
+    else if (fate === 'never-arrived') this.destinationGone();
+    else if (fate !== null) this.destinationOwns();
+    if (fate === 'taken-and-lost') this.servedAll();
   }
 
-  /** Another boot that keeps the same records and has none of a Commit: it was not received, and can not be any more. */
-  private provesNothingRan(boot: string, ledger: string | null): boolean {
-    return boot !== this.link.peerBoot && ledger !== null && ledger === this.peerLedger;
+  /** The destination knows nothing of the session (any more), or has restarted. */
+  private peerForgot(): void {
+    const { standing } = this;
+    // It has heard of the end, or there is nobody any more who could.
+    if (standing === 'sent' || standing === 'stayed') this.link.close();
+    // The guest is lost with its holder; what is here is of no use to anybody.
+    else if (standing === 'serving') this.servedAll();
+    else this.destinationGone();
   }
 
   /** Before Commit has left, one that knows nothing of the session cannot have the guest, and nothing can go on. */

@@ -1,20 +1,14 @@
 import { Destination } from '../../server/migration/destination.js';
-import type {
-  DestinationGuest,
-  GuestDescription,
-  OwedFramesHandler,
-  PageBatch,
-  SourceGuest,
-} from '../../server/migration/guest.js';
 import { type CopyLimits, DEFAULT_LIMITS, type PostCopyMode } from '../../server/migration/limits.js';
 import type { Transmit } from '../../server/migration/link.js';
 import type { Frame } from '../../server/migration/message.js';
 import { answerForUnknown } from '../../server/migration/sessions.js';
 import { Source, type SourcePhase } from '../../server/migration/source.js';
-import { bytesOf, Copy, heldMemory, PAGES } from './migration-copy.js';
+import { type Copy, PAGES } from './migration-copy.js';
 import { Disk } from './migration-disk.js';
+import { type OnHost, SimulatedGuest } from './migration-guest.js';
 
-/** A world of two daemons and a bad network, for one migration of a guest that is an array of counters. */
+/** A world of two daemons and a bad network, for one migration. */
 
 const SESSION = 'session';
 const LIMITS: CopyLimits = { ...DEFAULT_LIMITS, batchPages: 4, downtimeMs: 5, rounds: 4 };
@@ -53,26 +47,8 @@ interface Daemon {
   readonly disk: Disk;
 }
 
-const description: GuestDescription = {
-  kind: 'plain',
-  vmType: 0,
-  encryptedState: false,
-  vmsaFeatures: 0n,
-  irqchip: false,
-  pit: false,
-  capabilities: [],
-  vcpus: [],
-  slots: [],
-  ioeventfds: [],
-  irqfds: [],
-};
-
 export class World {
-  /** The guest's memory as it has written it, wherever it ran. */
-  readonly truth: number[] = new Array(PAGES).fill(0);
-  readonly here = new Copy();
-  /** The destination's copy, once it has made room. */
-  there: Copy | null = null;
+  readonly guest: SimulatedGuest;
   readonly daemons: Record<Side, Daemon>;
   source: Source | null = null;
   destination: Destination | null = null;
@@ -82,7 +58,6 @@ export class World {
   /** Phases that the source has been seen in. */
   readonly phases = new Set<string>();
   private flights: Flight[] = [];
-  private pendingStop: ((failure: null) => void) | null = null;
 
   constructor(private readonly faults: Faults) {
     const disk = (name: string): Disk => new Disk(faults.durable === false ? null : name);
@@ -90,9 +65,9 @@ export class World {
       source: { boot: 1, up: true, actions: 0, disk: disk('source disk') },
       destination: { boot: 1, up: true, actions: 0, disk: disk('destination disk') },
     };
-    this.here.runnable = true;
+    this.guest = new SimulatedGuest(this.on('source'), this.on('destination'));
     this.step('source', () => {
-      const guest = this.sourceGuest();
+      const guest = this.guest.onSource();
       const limits = { ...LIMITS, postCopy: faults.postCopy ?? 'never' };
       this.source = new Source(this.local('source'), guest, this.daemons.source.disk, limits, this.wire('source'));
     });
@@ -100,7 +75,7 @@ export class World {
       const { disk } = this.daemons.destination;
       this.destination = new Destination(
         this.local('destination'),
-        () => this.destinationGuest(),
+        () => this.guest.onDestination(),
         disk,
         this.wire('destination'),
       );
@@ -122,8 +97,8 @@ export class World {
     this.now++;
     if (choice < 0.55) this.deliver();
     else if (choice < 0.7) this.pump(Math.floor(random() * this.streams));
-    else if (choice < 0.8) this.guestWrites();
-    else if (choice < 0.9) this.stopVcpus();
+    else if (choice < 0.8) this.guest.writes(Math.floor(random() * PAGES));
+    else if (choice < 0.9) this.guest.stopVcpus();
     else this.tick();
   }
 
@@ -169,12 +144,10 @@ export class World {
     daemon.up = false;
     if (side === 'source') {
       this.source = null;
-      this.pendingStop = null;
-      Object.assign(this.here, { runnable: false, gone: true, held: null });
+      this.guest.sourceDies();
     } else {
       this.destination = null;
-      if (this.there !== null) Object.assign(this.there, { runnable: false, gone: true });
-      this.there?.awaited.clear();
+      this.guest.destinationDies();
     }
   }
 
@@ -194,22 +167,36 @@ export class World {
     for (let round = 0; round < 60; round++) {
       this.tick();
       for (let turns = 0; turns < 200 && this.flights.length > 0; turns++) this.deliverFirst();
-      this.stopVcpus();
+      this.guest.stopVcpus();
       this.now++;
       for (let stream = 0; stream < this.streams; stream++) while (this.pump(stream));
     }
   }
 
-  // -- what must be so ----------------------------------------------------------------------------------------------
+  // -- what there is ------------------------------------------------------------------------------------------------
+
+  /** The source's copy. */
+  get here(): Copy {
+    return this.guest.here;
+  }
+
+  /** The destination's, once it has made room. */
+  get there(): Copy | null {
+    return this.guest.there;
+  }
 
   get runnableCopies(): number {
-    return Number(this.here.runnable) + Number(this.there?.runnable ?? false);
+    return this.guest.runnableCopies;
   }
 
   // -- the parts ----------------------------------------------------------------------------------------------------
 
   private get streams(): number {
     return this.faults.streams ?? 1;
+  }
+
+  private on(side: Side): OnHost {
+    return { act: () => this.act(side), step: (body) => this.step(side, body) };
   }
 
   private local(side: Side) {
@@ -273,163 +260,6 @@ export class World {
       const answer = answerForUnknown({ boot: this.local(to).boot, ledger: disk }, frame);
       if (answer !== null) this.wire(to)(answer, 0);
     });
-  }
-
-  private guestWrites(): void {
-    const copy = this.here.runnable ? this.here : this.there?.runnable ? this.there : null;
-    if (copy === null) return;
-    const page = Math.floor(this.faults.random() * PAGES);
-    if (copy.missing.has(page)) {
-      this.touchMissing(copy, page);
-      return;
-    }
-    copy.memory[page] = (copy.memory[page] ?? 0) + 1;
-    this.truth[page] = (this.truth[page] ?? 0) + 1;
-    this.written.add(page);
-  }
-
-  /** A vCPU waits until the page has come, or fails. */
-  private touchMissing(copy: Copy, page: number): void {
-    if (copy.lost || copy.awaited.has(page)) return;
-    copy.awaited.add(page);
-    this.step('destination', () => this.owedFrames?.wanted([page]));
-  }
-
-  private owedFrames: OwedFramesHandler | null = null;
-
-  /** The process gives up what it does not have yet, as munmap does. */
-  unmapMissing(): void {
-    const { there } = this;
-    if (there === null || there.missing.size === 0) return;
-    there.missing.clear();
-    there.awaited.clear();
-    there.lost = true;
-    this.step('destination', () => this.owedFrames?.whole());
-  }
-
-  private readonly written = new Set<number>();
-
-  /** The vCPUs leave KVM_RUN some time after they have been asked to. */
-  private stopVcpus(): void {
-    const stopped = this.pendingStop;
-    if (stopped === null) return;
-    this.pendingStop = null;
-    this.here.runnable = false;
-    this.step('source', () => stopped(null));
-  }
-
-  private sourceGuest(): SourceGuest {
-    const owed = new Set<number>();
-    const { here } = this;
-    const act = (): void => this.act('source');
-    return {
-      describe: () => description,
-      begin: () => {
-        act();
-        for (let page = 0; page < PAGES; page++) owed.add(page);
-        return new Uint8Array(1);
-      },
-      next: (count) => {
-        act();
-        const gfns = [...owed].slice(0, count);
-        if (gfns.length === 0) return null;
-        for (const gfn of gfns) owed.delete(gfn);
-        return { form: 'clear', gfns, headers: new Uint8Array(0), data: bytesOf(gfns.map((gfn) => here.memory[gfn] ?? 0)) };
-      },
-      nextRound: () => {
-        act();
-        for (const page of this.written) owed.add(page);
-        this.written.clear();
-        return owed.size;
-      },
-      throttle: () => {},
-      stop: (stopped) => {
-        act();
-        this.pendingStop = stopped;
-      },
-      hold: () => {
-        act();
-        here.held = heldMemory(owed, here);
-        return here.held;
-      },
-      state: () => {
-        act();
-        return bytesOf(here.memory);
-      },
-      fence: () => {
-        act();
-        return null;
-      },
-      resume: () => {
-        act();
-        this.pendingStop = null;
-        here.runnable = true;
-      },
-      finish: () => {
-        act();
-        here.gone = true;
-      },
-    };
-  }
-
-  private destinationGuest(): DestinationGuest {
-    const act = (): void => this.act('destination');
-    act();
-    const copy = new Copy();
-    this.there = copy;
-    return {
-      target: new Uint8Array(1),
-      begin: () => {
-        act();
-        return null;
-      },
-      receive: ({ gfns, data }: PageBatch) => {
-        act();
-        const values = new Uint32Array(data.buffer);
-        for (const [index, gfn] of gfns.entries()) {
-          if (this.owedFrames !== null && !copy.missing.delete(gfn)) continue;
-          copy.awaited.delete(gfn);
-          copy.memory[gfn] = values[index] ?? 0;
-        }
-        if (this.owedFrames !== null && copy.missing.size === 0) this.owedFrames.whole();
-        return null;
-      },
-      owe: (runs, handler) => {
-        act();
-        this.owedFrames = handler;
-        for (const { first, count } of runs)
-          for (let page = first; page < first + count; page++) {
-            copy.missing.add(page);
-            copy.memory[page] = -1;
-          }
-        return null;
-      },
-      get missing() {
-        return copy.missing.size;
-      },
-      lose: () => {
-        copy.lost = true;
-        copy.awaited.clear();
-      },
-      restore: (state) => {
-        act();
-        const whole = Array.from(new Uint32Array(state.buffer)).map((value, page) => (copy.missing.has(page) ? -1 : value));
-        if (whole.join() !== copy.memory.join()) throw new Error('the guest has not arrived as it left');
-        return null;
-      },
-      prepare: () => {
-        act();
-        return null;
-      },
-      release: () => {
-        act();
-        copy.runnable = true;
-      },
-      destroy: () => {
-        act();
-        copy.gone = true;
-      },
-    };
   }
 }
 
