@@ -6,48 +6,43 @@ export interface FrameRange {
   readonly endGfn: Gfn;
 }
 
-/** Places of a leaf, a power of two: a search reads two or three lines of a cache. */
+/** Places of a leaf, a power of four: a search reads two or three lines of a cache. */
 const LEAF = 16;
 /** Base and end of a place that is free: above every guest frame. */
 const FREE = Number.POSITIVE_INFINITY;
 
-/** From so many on there are three places to look at that cut them into quarters. */
-const QUARTERED_MIN = 9;
-
 /**
- * Index of the first end above a guest frame. Where to go on is computed and not branched to, for no predictor would know; and
- * from three places at a time, which the processor reads at once.
+ * Index of the first end above a guest frame. Three places at a time, which the processor reads at once, cut what is left into
+ * quarters; where to go on is computed and not branched to, for no predictor would know.
  */
 const firstAbove = (ends: readonly number[], frame: number): number => {
   let low = 0;
   let left = ends.length;
-  while (left >= QUARTERED_MIN) {
-    const quarter = (left + 4) >>> 2;
-    const first = low + quarter - 1;
-    const below =
-      Number(ends[first] <= frame) + Number(ends[first + quarter] <= frame) + Number(ends[first + 2 * quarter] <= frame);
-    low += below * quarter;
-    left = Math.min(quarter - 1, ends.length - low);
+  while (left >= 4) {
+    const quarter = left >>> 2;
+    low += quarter * quartersBelow(ends, low + quarter - 1, quarter, frame);
+    left -= 3 * quarter;
   }
-  while (left > 0) {
-    const half = (left + 1) >>> 1;
-    low += Number(ends[low + half - 1] <= frame) * half;
-    left -= half;
-  }
+  for (const end = low + left; low < end && ends[low] <= frame; ) low++;
   return low;
 };
 
+/** How many of three ends, `step` apart, are not above a guest frame. */
+const quartersBelow = (ends: readonly number[], first: number, step: number, frame: number): number =>
+  Number(ends[first] <= frame) + Number(ends[first + step] <= frame) + Number(ends[first + 2 * step] <= frame);
+
 /**
  * `kvm_memslots::gfn_tree`: slots that do not overlap, by guest frame. A tree of two levels, whose leaves lie one after the
- * other in two arrays: a search reads the words of one leaf, and no slot but the one that it gives; a change moves what is in
+ * other in three arrays: a search reads the ends of one leaf, and no slot but the one that it gives; a change moves what is in
  * one leaf.
  */
 export class SlotsByGfn<S extends FrameRange> {
   /** Where the last slot of each leaf ends, in ascending order, and at which place the leaf begins. */
   private readonly leafEnds: number[] = [];
   private readonly leafAt: number[] = [];
-  /** Base and end by place, side by side. In a leaf they ascend, and the free places are the last. */
-  private readonly ranges: number[] = [];
+  /** By place. In a leaf they ascend, and the free places are the last. */
+  private readonly bases: number[] = [];
+  private readonly ends: number[] = [];
   private readonly slots: (S | undefined)[] = [];
   /** Where leaves begin that are in no use. */
   private readonly spare: number[] = [];
@@ -82,9 +77,9 @@ export class SlotsByGfn<S extends FrameRange> {
     const leaf = this.leafFor(slot);
     const begin = this.leafAt[leaf];
     let at = begin + LEAF - 1;
-    for (; at > begin && slot.baseGfn < this.ranges[2 * at - 1]; at--) this.move(at - 1, at);
-    this.ranges[2 * at] = slot.baseGfn;
-    this.ranges[2 * at + 1] = slot.endGfn;
+    for (; at > begin && slot.baseGfn < this.ends[at - 1]; at--) this.move(at - 1, at);
+    this.bases[at] = slot.baseGfn;
+    this.ends[at] = slot.endGfn;
     this.slots[at] = slot;
     this.leafEnds[leaf] = Math.max(this.leafEnds[leaf], slot.endGfn);
   }
@@ -105,28 +100,20 @@ export class SlotsByGfn<S extends FrameRange> {
   }
 
   clear(): void {
-    for (const places of [this.leafEnds, this.leafAt, this.ranges, this.slots, this.spare]) places.length = 0;
+    for (const places of [this.leafEnds, this.leafAt, this.bases, this.ends, this.slots, this.spare]) places.length = 0;
   }
 
   private holds(at: number, frame: number): boolean {
-    const { ranges } = this;
-    return 2 * at < ranges.length && ranges[2 * at] <= frame && frame < ranges[2 * at + 1];
+    return at < this.ends.length && frame < this.ends[at] && this.bases[at] <= frame;
   }
 
   /** The place of the lowest slot that ends above a guest frame; behind all places if there is none. */
   private search(frame: number): number {
-    const { ranges } = this;
     const leaf = firstAbove(this.leafEnds, frame);
     if (leaf === this.leafEnds.length) return this.slots.length;
     let at = this.leafAt[leaf];
-    for (let quarter = LEAF / 4; quarter > 0; quarter >>>= 2) {
-      const first = 2 * (at + quarter) - 1;
-      const below =
-        Number(ranges[first] <= frame) +
-        Number(ranges[first + 2 * quarter] <= frame) +
-        Number(ranges[first + 4 * quarter] <= frame);
-      at += below * quarter;
-    }
+    for (let quarter = LEAF / 4; quarter > 0; quarter >>>= 2)
+      at += quarter * quartersBelow(this.ends, at + quarter - 1, quarter, frame);
     return at;
   }
 
@@ -162,22 +149,22 @@ export class SlotsByGfn<S extends FrameRange> {
   }
 
   private move(from: number, to: number): void {
-    const { ranges, slots } = this;
-    ranges[2 * to] = ranges[2 * from];
-    ranges[2 * to + 1] = ranges[2 * from + 1];
+    const { bases, ends, slots } = this;
+    bases[to] = bases[from];
+    ends[to] = ends[from];
     slots[to] = slots[from];
   }
 
   private vacate(at: number): void {
-    this.ranges[2 * at] = FREE;
-    this.ranges[2 * at + 1] = FREE;
+    this.bases[at] = FREE;
+    this.ends[at] = FREE;
     this.slots[at] = undefined;
   }
 
   /** Where the last slot of a leaf ends that is not empty. */
   private lastEnd(begin: number): number {
     let at = begin + LEAF - 1;
-    while (this.ranges[2 * at + 1] === FREE) at--;
-    return this.ranges[2 * at + 1];
+    while (this.ends[at] === FREE) at--;
+    return this.ends[at];
   }
 }
