@@ -203,6 +203,26 @@ export function memoryReader(core: Core, address: Address, size: number): Reader
   }
 }
 
+/** What an m16:16, m16:32 or m16:64 operand holds, whose offset has `size` bytes: read in one piece. */
+export function farPointerReader(
+  core: Core,
+  instruction: Instruction,
+  index: number,
+  size: 2 | 4 | 8,
+): () => { readonly selector: number; readonly lo: number; readonly hi: number } {
+  const { memory } = core;
+  const address = linearAddress(core, memoryAt(instruction, index), size + 2, false, instruction.bits);
+  const bytes = new Uint8Array(10);
+  const view = new DataView(bytes.buffer);
+  return () => {
+    const at = address();
+    memory.copyIn(at, memory.hi, size + 2, bytes, 0, false);
+    const selector = view.getUint16(size, true);
+    if (size === 2) return { selector, lo: view.getUint16(0, true), hi: 0 };
+    return { selector, lo: view.getInt32(0, true), hi: size === 8 ? view.getInt32(4, true) : 0 };
+  };
+}
+
 /** Writes operand `index`; a 32-bit register write clears the upper half. */
 export function writer(core: Core, instruction: Instruction, index: number): Writer {
   const operand = operandAt(instruction, index);

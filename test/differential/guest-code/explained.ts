@@ -87,6 +87,10 @@ const usesTwo = (guest: GuestCode, wanted: readonly number[]): boolean =>
 const hasIndirectBranch = (guest: GuestCase): boolean =>
   opcodes(guest).some(([first, modrm = 0]) => first === 0xff && (((modrm >> 3) & 7) === 2 || ((modrm >> 3) & 7) === 4));
 
+/** CALL and JMP through a far pointer in memory. */
+const hasFarPointerBranch = (guest: GuestCase): boolean =>
+  opcodes(guest).some(([first, modrm = 0]) => first === 0xff && (((modrm >> 3) & 7) === 3 || ((modrm >> 3) & 7) === 5));
+
 /** A far JMP or CALL of real mode to where no code was generated. */
 const hasFarBranchAway = ({ mode, instructions }: GuestCase): boolean =>
   mode === 'real' &&
@@ -298,11 +302,11 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     explains: ({ guest, real }) => uses(guest, [0x60]) && real.exit.startsWith('MMIO'),
   },
   {
-    name: 'far_pointer_from_mmio',
-    reason: 'The emulator loads a far pointer from MMIO in one piece; here the selector is loaded first.',
-    explains: ({ guest, real, simulated }) =>
-      [real, simulated].some(({ exit }) => exit.startsWith('MMIO')) &&
-      (uses(guest, [0xc4, 0xc5, 0xff, 0x62]) || usesTwo(guest, [0xb2, 0xb4, 0xb5])),
+    name: 'far_branch_beyond_limit',
+    reason:
+      'The emulator has loaded CS when it finds that the offset of a far JMP or CALL is beyond its limit, and leaves it there.',
+    explains: ({ guest, differences }) =>
+      guest.mode === 'real' && hasFarPointerBranch(guest) && only(differences, ['cs.selector', 'cs.base']),
   },
   {
     name: 'pushed_selector',

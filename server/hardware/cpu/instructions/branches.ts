@@ -2,7 +2,7 @@ import { CONDITION_CODES, condition } from '../conditions.js';
 import type { Core } from '../core.js';
 import { farCall, farJump, farReturn, interruptReturn } from '../far-transfer.js';
 import { branch, type Compiled, type Instruction, type InstructionGroup } from '../instruction.js';
-import { linearAddress, OutsideSubset, operandAt, reader, sizeOf } from '../operands.js';
+import { farPointerReader, OutsideSubset, operandAt, reader, sizeOf } from '../operands.js';
 import { Gpr } from '../registers.js';
 import { encodedSize } from './stack.js';
 
@@ -105,7 +105,7 @@ function jump(core: Core, instruction: Instruction): Compiled {
     return branch(jumpTo(core, instruction, lo, hi));
   }
   if (isFarPointer(instruction)) {
-    const read = farPointer(core, instruction);
+    const read = farPointerReader(core, instruction, 0, farOffsetSize(instruction));
     return branch(() => farJump(core, read()));
   }
   const size = sizeOf(instruction, 0);
@@ -125,8 +125,8 @@ function call(core: Core, instruction: Instruction): Compiled {
     return branch(() => farCall(core, target, size, nextLo, 0));
   }
   if (isFarPointer(instruction)) {
-    const read = farPointer(core, instruction);
     const size = farOffsetSize(instruction);
+    const read = farPointerReader(core, instruction, 0, size);
     return branch(() => farCall(core, read(), size, nextLo, nextHi));
   }
   if (operand.kind === 'branch') {
@@ -159,24 +159,6 @@ const isFarPointer = (instruction: Instruction): boolean => /_m16(16|32|64)$/.te
 
 const farOffsetSize = (instruction: Instruction): 2 | 4 | 8 =>
   instruction.code.endsWith('m1664') ? 8 : instruction.code.endsWith('m1632') ? 4 : 2;
-
-/** Reads an m16:16, m16:32 or m16:64 operand. */
-function farPointer(core: Core, instruction: Instruction): () => { selector: number; lo: number; hi: number } {
-  const operand = operandAt(instruction, 0);
-  if (operand.kind !== 'memory') throw new OutsideSubset(instruction.code);
-  const size = farOffsetSize(instruction);
-  const address = linearAddress(core, operand, size + 2, false, instruction.bits);
-  const { memory } = core;
-  const bytes = new Uint8Array(10);
-  const view = new DataView(bytes.buffer);
-  return () => {
-    const at = address();
-    memory.copyIn(at, memory.hi, size + 2, bytes, 0, false);
-    const selector = view.getUint16(size, true);
-    if (size === 2) return { selector, lo: view.getUint16(0, true), hi: 0 };
-    return { selector, lo: view.getInt32(0, true), hi: size === 8 ? view.getInt32(4, true) : 0 };
-  };
-}
 
 /** Bytes that RET n releases. */
 function released(instruction: Instruction): number {

@@ -1,6 +1,6 @@
 import type { Core } from '../core.js';
 import { type Compiled, end, type Instruction, type InstructionGroup, next } from '../instruction.js';
-import { gprAt, gprWriter, memoryAt, operandAt, reader, sizeOf, writer } from '../operands.js';
+import { farPointerReader, gprAt, gprWriter, OutsideSubset, operandAt, reader, sizeOf, writer } from '../operands.js';
 import { Attr, Cr4, Seg, SystemType, Vector } from '../registers.js';
 import { type Descriptor, dplOf, isNull, loadLdt, loadSegment, loadTaskRegister, readDescriptor } from '../segmentation.js';
 import { GuestFault } from '../traps.js';
@@ -37,15 +37,11 @@ const loadFarPointer =
   (segment: number) =>
   (core: Core, instruction: Instruction): Compiled => {
     const target = gprAt(instruction, 0);
-    const operand = memoryAt(instruction, 1);
-    const readOffset = reader(core, instruction, 1, target.size);
-    const after = { ...operand, displacementLo: (operand.displacementLo + target.size) | 0 };
-    const readSelector = reader(core, { ...instruction, operands: [after] }, 0, 2);
+    if (target.size === 1) throw new OutsideSubset(instruction.code);
+    const read = farPointerReader(core, instruction, 1, target.size);
     const write = gprWriter(core, target);
     return end(() => {
-      const lo = readOffset();
-      const { hi } = core;
-      const selector = readSelector();
+      const { selector, lo, hi } = read();
       loadSegment(core, segment, selector);
       write(lo, hi);
       if (segment === Seg.SS) shadowAfterStackSegment(core);

@@ -47,6 +47,15 @@ describe('MMIO', () => {
     expect(machine.cpu.state.rip).toBe(0x1000n);
   });
 
+  it('loads a far pointer in one piece', () => {
+    longMode(machine, '0fb42c2500001000 f4'); // lfs ebp, [0x100000]
+    const bus = new TestBus(['785634120000']);
+    expect(emulate(bus)).toMatchObject({ kind: 'retired' });
+    expect(bus.log).toEqual(['read 100000+6']);
+    expect(machine.cpu.state.register(5)).toBe(0x1234_5678n);
+    expect(machine.cpu.state.segment('fs').selector).toBe(0);
+  });
+
   it('collects a store and moves RIP past it', () => {
     longMode(machine, 'c7042500001000 44332211 f4');
     const bus = new TestBus();
