@@ -6,7 +6,7 @@ import type { Page } from '../kernel/mm/page.js';
 import type { BatchRoom } from './batch-room.js';
 import type { PageBatch } from './guest.js';
 
-const inNoSlot = (frame: number): Failure =>
+export const inNoSlot = (frame: number): Failure =>
   new Failure('EFAULT', 'FRAME_IN_NO_SLOT', 'server/migration', { gfn: `0x${frame.toString(16)}` });
 
 /** The page behind a guest frame, valid until the next wait; EFAULT where there is none. */

@@ -1,74 +1,57 @@
 import { gfn, PAGE_SIZE } from '../hardware/units.js';
-import { Failure, failed, type Result } from '../kernel/failure.js';
+import { failed, type Result } from '../kernel/failure.js';
 import type { Vm } from '../kernel/kvm/vm.js';
-import type { Page } from '../kernel/mm/page.js';
+import type { PageSnapshot } from '../kernel/mm/page-snapshot.js';
 import type { BatchRoom } from './batch-room.js';
+import type { FrameQueue } from './frame-queue.js';
 import type { FrameRun, HeldMemory, PageBatch } from './guest.js';
+import { inNoSlot } from './guest-pages.js';
 import type { OwedPages } from './owed-pages.js';
 
-/** Frames that are taken over at once. */
-const TAKEN_MAX = 4096;
+/** Where frames [first, end) lie in the process. */
+interface Place {
+  readonly first: number;
+  readonly end: number;
+  readonly address: number;
+}
 
-/** All that is owed still, ascending. */
-const takeAll = (owed: OwedPages): number[] => {
-  const frames: number[] = [];
-  for (let taken = owed.take(TAKEN_MAX, () => true); taken !== null; taken = owed.take(TAKEN_MAX, () => true))
-    for (const frame of taken.gfns) frames.push(frame);
-  return frames.sort((a, b) => a - b);
-};
-
-/** Where a frame lies in the process; EFAULT where it lies in no slot. */
-const addressOf = (vm: Vm, frame: number): Result<number> =>
-  vm.memslots.find(gfn(frame))?.hva(gfn(frame)) ??
-  new Failure('EFAULT', 'FRAME_IN_NO_SLOT', 'server/migration', { gfn: `0x${frame.toString(16)}` });
-
-/** Runs never go from one slot into another that happens to lie behind it. */
-const runsOf = (vm: Vm, frames: readonly number[]): FrameRun[] => {
-  const begins = new Set([...vm.memslots].map(({ baseGfn }): number => baseGfn));
-  const runs: { first: number; count: number }[] = [];
-  for (const frame of frames) {
-    const last = runs.at(-1);
-    if (last !== undefined && last.first + last.count === frame && !begins.has(frame)) last.count++;
-    else runs.push({ first: frame, count: 1 });
-  }
-  return runs;
-};
+/** Of the slots of a VM, which may be gone when the pages are sent. */
+const placesOf = ({ memslots }: Vm): readonly Place[] =>
+  [...memslots].map(({ baseGfn, endGfn, userspaceAddr }) => ({ first: baseGfn, end: endGfn, address: userspaceAddr }));
 
 /**
- * Pages of a guest that has gone on before them. They are held by reference, so that they stay when the process unmaps its
- * memory or ends, and whoever writes to it writes to a copy; each is let go as soon as it has been put into a message.
+ * Pages of a guest that has gone on before them, as they were then: they stay when the process unmaps its memory or ends, and
+ * whoever writes to it writes to a copy. Each is let go as soon as it has been put into a message.
  */
 export class HeldPages implements HeldMemory {
-  private left: number;
-  /** Indices of frames that somebody waits for, in the order in which they were asked for. */
+  /** Frames that somebody waits for, in the order in which they were asked for. */
   private readonly wanted = new Set<number>();
-  /** Where the next frames that nobody waits for are looked for. */
-  private cursor = 0;
 
   private constructor(
     readonly runs: readonly FrameRun[],
-    private readonly frames: readonly number[],
-    private readonly pages: (Page | null)[],
+    private readonly frames: FrameQueue,
+    private readonly places: readonly Place[],
+    private readonly snapshot: PageSnapshot,
     private readonly room: BatchRoom,
-  ) {
-    this.left = frames.length;
-  }
+  ) {}
 
-  /** Takes over what is owed of a stopped guest. */
+  /** Takes over what is owed of a stopped guest. EFAULT where it lies in no slot any more, or in memory that cannot be read. */
   static hold(vm: Vm, owed: OwedPages, room: BatchRoom): Result<HeldPages> {
-    const frames = takeAll(owed);
-    const addresses: number[] = [];
-    for (const frame of frames) {
-      const address = addressOf(vm, frame);
-      if (failed(address)) return address;
-      addresses.push(address);
+    const frames = owed.takeAll();
+    const runs = [...frames.runs()];
+    const ranges: { readonly start: number; readonly end: number }[] = [];
+    for (const { first, count } of runs) {
+      const slot = vm.memslots.find(gfn(first));
+      if (slot === undefined || first + count > slot.endGfn) return inNoSlot(first);
+      const start = slot.hva(gfn(first));
+      ranges.push({ start, end: start + count * PAGE_SIZE });
     }
-    const pages = vm.mm.hold(addresses);
-    return failed(pages) ? pages : new HeldPages(runsOf(vm, frames), frames, pages, room);
+    const snapshot = vm.mm.snapshot(ranges);
+    return failed(snapshot) ? snapshot : new HeldPages(runs, frames, placesOf(vm), snapshot, room);
   }
 
   get size(): number {
-    return this.left;
+    return this.snapshot.size;
   }
 
   get urgent(): boolean {
@@ -76,73 +59,48 @@ export class HeldPages implements HeldMemory {
   }
 
   want(gfns: readonly number[]): number {
-    let count = 0;
-    for (const frame of gfns) {
-      const index = this.indexOf(frame);
-      if (index === null || this.pages[index] === null || this.wanted.has(index)) continue;
-      this.wanted.add(index);
-      count++;
-    }
-    return count;
+    const before = this.wanted.size;
+    for (const frame of gfns) if (this.frames.has(frame)) this.wanted.add(frame);
+    return this.wanted.size - before;
   }
 
   next(pages: number): PageBatch | null {
-    if (this.left === 0) return null;
-    const indices = this.urgent ? this.longestAwaited(pages) : this.following(pages);
-    // What lies behind a page that is touched will be touched next.
-    this.cursor = (indices.at(-1) ?? 0) + 1;
-    const memory = this.room.take(indices.length * PAGE_SIZE);
+    const gfns = this.urgent ? this.longestAwaited(pages) : this.frames.take(pages)?.gfns;
+    if (gfns === undefined) return null;
+    const memory = this.room.take(gfns.length * PAGE_SIZE);
     const data = memory.bytes;
-    const gfns = indices.map((index, position) => {
-      const page = this.pages[index] ?? null;
-      const frame = this.frames[index];
-      if (page === null || frame === undefined) throw new Error('a page that has been sent is sent again');
-      data.set(page.frame.view(null), position * PAGE_SIZE);
-      page.put();
-      this.pages[index] = null;
-      return frame;
-    });
-    this.left -= indices.length;
+    for (let at = 0, count: number; at < gfns.length; at += count) {
+      const [address, most] = this.locate(gfns[at] ?? 0);
+      count = 1;
+      while (count < most && gfns[at + count] === (gfns[at] ?? 0) + count) count++;
+      this.snapshot.take(address, data.subarray(at * PAGE_SIZE, (at + count) * PAGE_SIZE));
+    }
     return { form: 'clear', gfns, headers: new Uint8Array(0), data, memory };
   }
 
   release(): void {
-    for (const page of this.pages) page?.put();
-    this.pages.fill(null);
+    this.snapshot.release();
+    this.frames.clear();
     this.wanted.clear();
-    this.left = 0;
   }
 
   private longestAwaited(count: number): number[] {
     const taken: number[] = [];
-    for (const index of this.wanted) {
+    for (const frame of this.wanted) {
       if (taken.length === count) break;
-      taken.push(index);
-      this.wanted.delete(index);
+      taken.push(frame);
+      this.wanted.delete(frame);
+      this.frames.delete(frame);
     }
+    // What lies behind a page that is touched will be touched next.
+    this.frames.goOnBehind(taken.at(-1) ?? 0);
     return taken;
   }
 
-  /** The next frames from the cursor on that have not been sent; around the end if there are none. */
-  private following(count: number): number[] {
-    const { pages } = this;
-    const found: number[] = [];
-    for (let index = this.cursor; index < pages.length && found.length < count; index++)
-      if (pages[index] !== null) found.push(index);
-    if (found.length > 0) return found;
-    this.cursor = 0;
-    return this.following(count);
-  }
-
-  private indexOf(frame: number): number | null {
-    const { frames } = this;
-    let low = 0;
-    let high = frames.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((frames[middle] ?? 0) < frame) low = middle + 1;
-      else high = middle;
-    }
-    return frames[low] === frame ? low : null;
+  /** Address of a frame, and how many frames of its slot begin with it. */
+  private locate(frame: number): readonly [number, number] {
+    const place = this.places.find(({ first, end }) => frame >= first && frame < end);
+    if (place === undefined) throw new Error('a frame is held that lies in no slot');
+    return [place.address + (frame - place.first) * PAGE_SIZE, place.end - frame];
   }
 }

@@ -6,6 +6,7 @@ import { type MissingPages, PageMissing } from './missing-pages.js';
 import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
 import type { Page } from './page.js';
 import type { PageProvider } from './page-provider.js';
+import { PageSnapshot } from './page-snapshot.js';
 import { PageTable } from './page-table.js';
 import { mayRead, type Protection, type Vma, Vmas } from './vma.js';
 
@@ -236,28 +237,25 @@ export class AddressSpace implements UserCopy {
   }
 
   /**
-   * References to what is in pages now, for somebody who only reads them. Who writes to one through this address space from now
-   * on writes to a copy, if it is private memory; the pages stay also if they are unmapped.
-   * @param addresses of their first bytes
+   * What is in ranges now, for somebody who only reads it: who writes there through this address space from now on writes to a
+   * copy, if it is private memory. EFAULT where a read would fault. Addresses of first bytes of pages.
    */
-  hold(addresses: readonly number[]): Result<Page[]> {
-    let [first, end] = [TASK_SIZE, 0];
-    for (const address of addresses) {
-      first = Math.min(first, address);
-      end = Math.max(end, address + PAGE_SIZE);
-    }
-    if (first < end) this.notify(first, end, 'protection');
-    const held: Page[] = [];
-    for (const address of addresses) {
-      const page = this.fault(address, false);
-      if (failed(page)) {
-        for (const each of held) each.put();
-        return page;
+  snapshot(ranges: readonly { readonly start: number; readonly end: number }[]): Result<PageSnapshot> {
+    const snapshot = new PageSnapshot(this.ptes, this.provider);
+    let [first, last] = [TASK_SIZE, 0];
+    for (const { start, end } of ranges) {
+      const absent = this.populateAll(start, end);
+      if (absent !== null) {
+        snapshot.release();
+        return absent;
       }
-      if (!this.areas.find(address)?.shared) this.ptes.setWritable(pageOf(address), false);
-      held.push(page.get());
+      [first, last] = [Math.min(first, start), Math.max(last, end)];
+      snapshot.add(pageOf(start), pageOf(end));
+      for (const area of this.areas.overlapping(start, end))
+        if (!area.shared) this.ptes.writeProtect(pageOf(Math.max(start, area.start)), pageOf(Math.min(end, area.end)));
     }
-    return held;
+    if (first < last) this.notify(first, last, 'protection');
+    return snapshot;
   }
 
   // -- missing pages ------------------------------------------------------------------------------------------------
@@ -404,6 +402,18 @@ export class AddressSpace implements UserCopy {
     return pages * PAGE_SIZE;
   }
 
+  /** Reads one byte of each page of a range that is not present. */
+  private populateAll(start: number, end: number): Failure | null {
+    const unreadable = this.areas.overlapping(start, end).find((area) => !mayRead(area));
+    if (unreadable !== undefined) return segv(Math.max(start, unreadable.start), 'handle_mm_fault');
+    if (!this.covers(start, end)) return segv(this.areas.firstHole(start, end), 'handle_mm_fault');
+    for (let page = pageOf(start); page < pageOf(end); page++) {
+      const present = this.ptes.has(page) ? null : this.fault(page * PAGE_SIZE, false);
+      if (failed(present)) return present;
+    }
+    return null;
+  }
+
   private populate(area: Vma, pageNumber: number, write: boolean): Result<Page> {
     const missing = this.missing?.find((each) => each.has(pageNumber));
     if (missing !== undefined) return missing.touch(pageNumber);
@@ -426,7 +436,7 @@ export class AddressSpace implements UserCopy {
 
   /** `do_wp_page`: the last user of a page just gets it writable, any other a copy. */
   private breakCow(pageNumber: number, page: Page): Result<Page> {
-    if (!page.shared) {
+    if (!page.shared && !this.ptes.isHeld(pageNumber)) {
       this.ptes.setWritable(pageNumber, true);
       return page;
     }
@@ -434,8 +444,7 @@ export class AddressSpace implements UserCopy {
     if (failed(copy)) return copy;
     this.notify(pageNumber * PAGE_SIZE, (pageNumber + 1) * PAGE_SIZE, 'clear');
     this.provider.copied?.(page.frame, this);
-    page.put();
-    this.ptes.set(pageNumber, copy, true);
+    this.ptes.replace(pageNumber, copy, true);
     return copy;
   }
 

@@ -2,6 +2,14 @@ import type { Pfn } from '../../hardware/units.js';
 import type { Page } from './page.js';
 import type { PageProvider } from './page-provider.js';
 
+/** Somebody who wants what a page holds now, also when it is in the address space no longer. */
+export interface PageHolder {
+  /** Whether a page is one of those, and still here. */
+  wants(page: number): boolean;
+  /** Takes a page that the address space gives up, with its reference. */
+  keep(page: number, entry: Page | Pfn): void;
+}
+
 /** Entries of one table, as on x86. */
 const ENTRIES = 512;
 
@@ -23,7 +31,7 @@ const tableIndex = (page: number): number => Math.floor(page / ENTRIES);
 
 /**
  * The page tables of an address space, by page number (address / 4096). A bare page (see `PageProvider`) is a number here and
- * nothing else: it belongs to this address space alone, and is writable.
+ * nothing else: it belongs to this address space alone, and is writable unless it is held.
  */
 export class PageTable {
   /** Pages that are present. */
@@ -32,6 +40,7 @@ export class PageTable {
   /** The table that was looked at last. */
   private lastIndex = -1;
   private last: Table | undefined;
+  private holders: readonly PageHolder[] = [];
 
   constructor(private readonly provider: PageProvider) {}
 
@@ -67,6 +76,35 @@ export class PageTable {
   setWritable(page: number, writable: boolean): void {
     const table = this.tableOf(page);
     if (table !== undefined) table.writable[page % ENTRIES] = writable ? 1 : 0;
+  }
+
+  /** Puts a page in the place of one that is present. */
+  replace(page: number, entry: Page, writable: boolean): void {
+    this.remove(page);
+    this.enter(page, entry, writable);
+  }
+
+  /** Makes the next write to any of the pages [first, last) fault. */
+  writeProtect(first: number, last: number): void {
+    for (let page = first; page < last; ) {
+      const end = Math.min(last, (tableIndex(page) + 1) * ENTRIES);
+      const from = page % ENTRIES;
+      this.tableOf(page)?.writable.fill(0, from, from + end - page);
+      page = end;
+    }
+  }
+
+  /** From now on a page that somebody holds is not given up without him. */
+  join(holder: PageHolder): void {
+    this.holders = [...this.holders, holder];
+  }
+
+  leave(holder: PageHolder): void {
+    this.holders = this.holders.filter((each) => each !== holder);
+  }
+
+  isHeld(page: number): boolean {
+    return this.holders.some((each) => each.wants(page));
   }
 
   /** Contents of the bare pages from `first` on, at most `count`, as far as they lie in one piece; null: that one is not bare. */
@@ -109,8 +147,16 @@ export class PageTable {
       this.tables.delete(tableIndex(page));
       this.lastIndex = -1;
     }
-    if (typeof entry === 'number') this.provider.free(entry);
+    if (this.isHeld(page)) this.handOver(page, entry);
+    else if (typeof entry === 'number') this.provider.free(entry);
     else entry.put();
+  }
+
+  private handOver(page: number, entry: Page | Pfn): void {
+    const holders = this.holders.filter((each) => each.wants(page));
+    const given = holders.length > 1 && typeof entry === 'number' ? this.provider.page(entry) : entry;
+    for (const [index, holder] of holders.entries())
+      holder.keep(page, index > 0 && typeof given !== 'number' ? given.get() : given);
   }
 
   private enter(page: number, entry: Page | Pfn, writable: boolean): void {

@@ -25,8 +25,18 @@ describe('a set of guest frames', () => {
         }
         expect(all(set)).toEqual([...model].sort((a, b) => a - b));
         expect(set.size).toBe(model.size);
+        const runs = [...set.runs()];
+        expect(runs.flatMap(({ first, count }) => Array.from({ length: count }, (_, index) => first + index))).toEqual(all(set));
+        // None could be longer.
+        expect(runs.filter(({ first, count }) => set.has(first - 1) || set.has(first + count))).toEqual([]);
       }),
     );
+  });
+
+  it('has one run where it is full, up to the end of the slot', () => {
+    const set = new FrameSet(BASE, COUNT);
+    for (let frame = BASE; frame < BASE + COUNT; frame++) set.add(frame);
+    expect([...set.runs()]).toEqual([{ first: BASE, count: COUNT }]);
   });
 
   it('finds the next one from anywhere, also from before and after the slot', () => {

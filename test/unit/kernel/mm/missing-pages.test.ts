@@ -2,7 +2,6 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { failed } from '../../../../server/kernel/failure.js';
 import { AddressSpace } from '../../../../server/kernel/mm/address-space.js';
 import { MissingPages } from '../../../../server/kernel/mm/missing-pages.js';
-import type { Page } from '../../../../server/kernel/mm/page.js';
 import { stepsOf } from '../../../../server/kernel/sched/wait.js';
 import { madvise, munmap, readMemory, writeMemory } from '../../../../server/kernel/syscalls/memory.js';
 import { MADV } from '../../../../server/kernel/uapi/mman.js';
@@ -219,38 +218,5 @@ describe('pages that nobody has any more', () => {
     mm.lose(missing);
     mm.dontNeed(pageAt(1), 2 * PAGE);
     expect(mm.read(pageAt(1), 1)).toEqual(Uint8Array.of(0));
-  });
-});
-
-describe('a page that is held', () => {
-  const holdFirst = (): Page => {
-    const pages = mm.hold([pageAt(0)]);
-    const page = failed(pages) ? undefined : pages[0];
-    if (page === undefined) throw new Error('the page is not there');
-    return page;
-  };
-
-  it('stays as it is, whatever its process does with its memory', () => {
-    const page = holdFirst();
-    mm.write(pageAt(0), Uint8Array.of(9));
-    expect([page.frame.view(null)[0], mm.read(pageAt(0), 1)]).toEqual([1, Uint8Array.of(9)]);
-    mm.exit();
-    expect(test.dram.used).toBe(1);
-    page.put();
-    expect(test.dram.used).toBe(0);
-  });
-
-  it('is written in place again once nobody holds it', () => {
-    const page = holdFirst();
-    page.put();
-    const { used } = test.dram;
-    mm.write(pageAt(0), Uint8Array.of(9));
-    expect(test.dram.used).toBe(used);
-  });
-
-  it('is let go again where another one cannot be held', () => {
-    expect(errnoOf(mm.hold([pageAt(0), pageAt(PAGES + 100)]))).toBe('EFAULT');
-    mm.exit();
-    expect(test.dram.used).toBe(0);
   });
 });
