@@ -2,6 +2,7 @@ import { PAGE_SIZE, type Uva, uva } from '../../hardware/units.js';
 import { Failure, failed, type Result } from '../failure.js';
 import type { UserCopy } from '../fs/ioctl-arg.js';
 import type { MemoryObject } from './memory-object.js';
+import { MissingMemory } from './missing-memory.js';
 import { type MissingPages, PageMissing } from './missing-pages.js';
 import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
 import type { Page } from './page.js';
@@ -44,12 +45,12 @@ export class AddressSpace implements UserCopy {
   private readonly ptes: PageTable;
   private readonly notifiers = new Set<MmuNotifier>();
   private readonly writeWatchers = new Set<WriteWatcher>();
-  /** Who still has contents of pages; null: nobody, as nearly always. */
-  private missing: readonly MissingPages[] | null = null;
+  private readonly missing: MissingMemory;
   private exited = false;
 
   constructor(readonly provider: PageProvider) {
     this.ptes = new PageTable(provider);
+    this.missing = new MissingMemory(provider);
   }
 
   registerNotifier(notifier: MmuNotifier): void {
@@ -163,10 +164,8 @@ export class AddressSpace implements UserCopy {
    * long as pages are missing: whoever has them would have to bring them to both.
    */
   fork(): Result<AddressSpace> {
-    if (this.missing !== null)
-      return new Failure('EAGAIN', 'PAGES_MISSING', 'dup_userfaultfd', {
-        pages: String(this.missing.reduce((sum, { size }) => sum + size, 0)),
-      });
+    if (!this.missing.isEmpty)
+      return new Failure('EAGAIN', 'PAGES_MISSING', 'dup_userfaultfd', { pages: String(this.missing.size) });
     const child = new AddressSpace(this.provider);
     for (const area of this.areas) {
       child.areas.insert(area);
@@ -192,7 +191,7 @@ export class AddressSpace implements UserCopy {
   exit(): void {
     if (this.exited) return;
     this.notify(0, TASK_SIZE, 'release');
-    this.forgetMissing(0, TASK_SIZE);
+    this.missing.forget(0, pageOf(TASK_SIZE));
     for (const { start, end } of this.areas) this.zapPtes(start, end, false);
     this.areas.clear();
     this.exited = true;
@@ -269,50 +268,29 @@ export class AddressSpace implements UserCopy {
     if (!this.covers(start, end))
       return new Failure('ENOMEM', 'RANGE_NOT_MAPPED', 'userfaultfd_register', { address: `0x${start.toString(16)}` });
     this.zap(start, end, 'clear');
-    const exhausted = this.provider.reserve(pageOf(end) - pageOf(start));
-    if (exhausted !== null) return exhausted;
-    missing.add(pageOf(start), pageOf(end));
-    if (!this.missing?.includes(missing)) this.missing = [...(this.missing ?? []), missing];
-    return null;
+    return this.missing.add(missing, pageOf(start), pageOf(end));
   }
 
   /** UFFDIO_COPY: the contents of a page. No effect on one that is not missing (any more). */
   fill(missing: MissingPages, address: number, bytes: Uint8Array): Failure | null {
     const number = pageOf(address);
     if (!missing.has(number)) return null;
-    if (missing.isAwaited(number)) this.provider.unreserve(1);
-    const page = this.provider.allocate();
+    const page = this.missing.allocate(missing, number);
     if (failed(page)) return page;
     page.frame.viewForWrite(null).set(bytes);
     this.ptes.set(number, page, true);
-    missing.arrived(number, page.frame.viewForWrite(null));
-    if (missing.size === 0) this.detach(missing);
+    this.missing.arrived(missing, number, page.frame.viewForWrite(null));
     return null;
   }
 
   /** UFFDIO_POISON of all that is still missing: nobody has the contents any more, and who touches a page gets EFAULT. */
   lose(missing: MissingPages): void {
-    this.provider.unreserve(missing.awaited);
-    missing.lose();
+    this.missing.lose(missing);
   }
 
   /** True if something in [start, end) is missing. */
   hasMissing(start: number, end: number): boolean {
-    return this.missing?.some((each) => each.overlaps(pageOf(start), pageOf(end))) ?? false;
-  }
-
-  private forgetMissing(start: number, end: number): void {
-    for (const missing of this.missing ?? []) {
-      const before = missing.awaited;
-      missing.forget(pageOf(start), Math.ceil(end / PAGE_SIZE));
-      this.provider.unreserve(before - missing.awaited);
-      if (missing.size === 0) this.detach(missing);
-    }
-  }
-
-  private detach(missing: MissingPages): void {
-    const rest = this.missing?.filter((each) => each !== missing) ?? [];
-    this.missing = rest.length === 0 ? null : rest;
+    return this.missing.overlaps(pageOf(start), pageOf(end));
   }
 
   // -- copying ------------------------------------------------------------------------------------------------------
@@ -391,7 +369,7 @@ export class AddressSpace implements UserCopy {
   private store(address: number, bytes: Uint8Array): number {
     const area = this.areas.find(address);
     const anonymous = area?.object === null && area.protection.write;
-    if (!anonymous || address % PAGE_SIZE !== 0 || this.missing !== null) return 0;
+    if (!anonymous || address % PAGE_SIZE !== 0 || !this.missing.isEmpty) return 0;
     const [first, most] = [pageOf(address), pageOf(Math.min(bytes.length, area.end - address))];
     let pages = 0;
     while (pages < most && !this.ptes.has(first + pages)) pages++;
@@ -415,7 +393,7 @@ export class AddressSpace implements UserCopy {
   }
 
   private populate(area: Vma, pageNumber: number, write: boolean): Result<Page> {
-    const missing = this.missing?.find((each) => each.has(pageNumber));
+    const missing = this.missing.ownerOf(pageNumber);
     if (missing !== undefined) return missing.touch(pageNumber);
     const index = area.firstPage + pageNumber - pageOf(area.start);
     if (area.object === null) {
@@ -463,7 +441,7 @@ export class AddressSpace implements UserCopy {
 
   private zap(start: number, end: number, event: MmuNotifierEvent, onlyShared = false): void {
     this.notify(start, end, event);
-    if (this.missing !== null && !onlyShared) this.forgetMissing(start, end);
+    if (!onlyShared) this.missing.forget(pageOf(start), Math.ceil(end / PAGE_SIZE));
     this.zapPtes(start, end, onlyShared);
   }
 

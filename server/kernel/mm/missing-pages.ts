@@ -63,7 +63,7 @@ export class MissingPages {
     return this.pages.within(first, last).next().done !== true;
   }
 
-  /** For the address space: pages [first, last), of which nothing is present, are missing from now on. */
+  /** For `MissingMemory`: pages [first, last), of which nothing is present, are missing from now on. */
   add(first: number, last: number): void {
     this.pages.addRange(first, last);
   }
@@ -98,21 +98,21 @@ export class MissingPages {
     overlay.write(offset, bytes);
   }
 
-  /** For the address space: the contents of a page have come; what was written since goes over them. */
+  /** For `MissingMemory`: the contents of a page have come; what was written since goes over them. */
   arrived(page: number, contents: Uint8Array): void {
     this.overlays.get(page)?.applyTo(contents);
     this.drop(page);
     this.tellIfWhole();
   }
 
-  /** For the address space: pages [first, last) have been unmapped. */
+  /** For `MissingMemory`: pages [first, last) have been unmapped. */
   forget(first: number, last: number): void {
     const before = this.pages.size;
     for (const page of this.pages.within(first, last)) this.drop(page);
     if (this.pages.size < before) this.tellIfWhole();
   }
 
-  /** For the address space: nobody has the contents of what is left any more. From now on a touch is EFAULT. */
+  /** For `MissingMemory`: nobody has the contents of what is left any more. From now on a touch is EFAULT. */
   lose(): void {
     this.lost = true;
     this.overlays.clear();
