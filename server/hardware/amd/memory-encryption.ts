@@ -2,6 +2,7 @@ import { createCipheriv, createDecipheriv } from 'node:crypto';
 import type { MemoryKey } from '../dram.js';
 import type { Entropy } from '../entropy.js';
 import { type Hpa, PAGE_SIZE } from '../units.js';
+import { workPage } from './work-page.js';
 
 /** Bytes that one AES operation of the engine covers, and the granularity of every firmware command on guest memory. */
 export const BLOCK_SIZE = 16;
@@ -11,10 +12,8 @@ export type TweakConstants = ReadonlyMap<number, BigUint64Array>;
 
 const FIRST_TWEAK_BIT = 4;
 const LAST_TWEAK_BIT = 50;
-/** Tweaks are added 8 bytes at a time: V8 compiles exclusive or of 64-bit words to what the CPU has for it. */
-const WORD_SIZE = 8;
-const WORDS_PER_BLOCK = BLOCK_SIZE / WORD_SIZE;
-const WORDS_PER_PAGE = PAGE_SIZE / WORD_SIZE;
+const WORDS_PER_BLOCK = 2;
+const BLOCKS_PER_PAGE = PAGE_SIZE / BLOCK_SIZE;
 
 /**
  * The memory encryption engine in the memory controllers: AES-128 in XEX mode, C = AES(M xor T(p)) xor T(p), where T(p) is the
@@ -51,40 +50,29 @@ export function createMemoryEncryptionEngineWith(constants: TweakConstants): Mem
 
 class Tweaks {
   /** Tweak of each block of the page at address 0. */
-  private readonly inPage = new BigUint64Array(WORDS_PER_PAGE);
-  /** Tweak of the page that was converted last: a page is tweaked twice for each conversion. */
-  private readonly page = new BigUint64Array(WORDS_PER_BLOCK);
-  private base = 0;
-
+  readonly inPage = new BigUint64Array(BLOCKS_PER_PAGE * WORDS_PER_BLOCK);
   /** The constants, in the order of their address bits; zeros for a bit that does not tweak. */
   private readonly constants = new BigUint64Array((LAST_TWEAK_BIT + 1) * WORDS_PER_BLOCK);
+  private readonly page = new BigUint64Array(WORDS_PER_BLOCK);
 
   constructor(constants: TweakConstants) {
     for (const [bit, constant] of constants) this.constants.set(constant, bit * WORDS_PER_BLOCK);
-    for (let word = 0; word < WORDS_PER_PAGE; word += WORDS_PER_BLOCK)
-      this.sum(this.inPage.subarray(word, word + WORDS_PER_BLOCK), word * WORD_SIZE, 0);
-  }
-
-  /** Writes `from` with the tweak of every block added to `to`; both are as long, and stand at `address` and on. */
-  add(address: number, from: BigUint64Array, to: BigUint64Array): void {
-    let first = (address % PAGE_SIZE) / WORD_SIZE;
-    let base = address - (address % PAGE_SIZE);
-    for (let done = 0; done < from.length; ) {
-      this.moveTo(base);
-      const end = Math.min(from.length, done + WORDS_PER_PAGE - first);
-      addTweaks(from, to, done, end, this.inPage, first - done, this.page[0], this.page[1]);
-      done = end;
-      base += PAGE_SIZE;
-      first = 0;
+    for (let block = 0; block < BLOCKS_PER_PAGE; block++) {
+      const first = block * WORDS_PER_BLOCK;
+      this.sum(this.inPage.subarray(first, first + WORDS_PER_BLOCK), block * BLOCK_SIZE, 0);
     }
   }
 
-  private moveTo(base: number): void {
-    if (base === this.base) return;
-    this.page.fill(0n);
+  /**
+   * The tweak that all blocks of a page have beside their own inside it.
+   * @returns two words, until the next call
+   */
+  ofPage(base: number): BigUint64Array {
+    this.page[0] = 0n;
+    this.page[1] = 0n;
     this.sum(this.page, base >>> 0, 0);
     this.sum(this.page, Math.floor(base / 2 ** 32), 32);
-    this.base = base;
+    return this.page;
   }
 
   /** Adds the constants of up to 32 address bits, of which bit 0 is `firstBit` of the address. */
@@ -94,23 +82,6 @@ class Tweaks {
       tweak[0] ^= this.constants[at];
       tweak[1] ^= this.constants[at + 1];
     }
-  }
-}
-
-/** Words `begin` to `end`; the tweak of each is the sum of its page's and of its own inside the page, in one pass for both. */
-function addTweaks(
-  from: BigUint64Array,
-  to: BigUint64Array,
-  begin: number,
-  end: number,
-  inPage: BigUint64Array,
-  shift: number,
-  low: bigint,
-  high: bigint,
-): void {
-  for (let word = begin; word < end; word += WORDS_PER_BLOCK) {
-    to[word] = from[word] ^ inPage[word + shift] ^ low;
-    to[word + 1] = from[word + 1] ^ inPage[word + shift + 1] ^ high;
   }
 }
 
@@ -141,12 +112,27 @@ class XexKey implements EncryptionKey {
 
   private convert(ecb: Ecb, address: Hpa, bytes: Uint8Array): void {
     if (address % BLOCK_SIZE !== 0 || bytes.length % BLOCK_SIZE !== 0) throw new Error('the engine works on whole blocks');
-    // Words must be aligned; those of a page of DRAM are, unless it has come with a message from another host.
-    const aligned = bytes.byteOffset % WORD_SIZE === 0 ? bytes : Uint8Array.from(bytes);
-    const words = wordsOf(aligned);
-    this.tweaks.add(address, words, words);
-    this.tweaks.add(address, wordsOf(ecb.update(aligned)), words);
-    if (aligned !== bytes) bytes.set(aligned);
+    const room = PAGE_SIZE - (address % PAGE_SIZE);
+    if (bytes.length <= room) this.convertInPage(ecb, address, bytes);
+    else
+      for (let at = 0, end = room; at < bytes.length; at = end, end += PAGE_SIZE)
+        this.convertInPage(ecb, address + at, bytes.subarray(at, end));
+  }
+
+  private convertInPage(ecb: Ecb, address: number, bytes: Uint8Array): void {
+    const { tweaks } = this;
+    const begin = address % PAGE_SIZE;
+    const end = begin + bytes.length;
+    const page = tweaks.ofPage(address - begin);
+    const low = page[0];
+    const high = page[1];
+    const blocks = bytes.length === PAGE_SIZE ? workPage.bytes : workPage.bytes.subarray(begin, end);
+    workPage.loadTweaks(tweaks.inPage);
+    blocks.set(bytes);
+    workPage.addTweaks(begin, end, low, high);
+    blocks.set(ecb.update(blocks));
+    workPage.addTweaks(begin, end, low, high);
+    bytes.set(blocks);
   }
 
   private schedule(): { readonly seal: Ecb; readonly open: Ecb } {
@@ -157,9 +143,6 @@ class XexKey implements EncryptionKey {
     return this.ciphers;
   }
 }
-
-const wordsOf = (bytes: Uint8Array): BigUint64Array =>
-  new BigUint64Array(bytes.buffer, bytes.byteOffset, bytes.length / WORD_SIZE);
 
 /** One direction of AES-128 without chaining: an object that is never finished, so that its key schedule is made once. */
 interface Ecb {

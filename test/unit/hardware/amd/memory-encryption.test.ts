@@ -1,3 +1,4 @@
+import { createCipheriv } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
@@ -21,6 +22,22 @@ function isXexVectors(value: unknown): value is XexVectors {
 
 const engine = createMemoryEncryptionEngine(createEntropy('engine'));
 const key = (name: string) => engine.createKey(name, createEntropy(name).bytes(16));
+
+const number = (block: Uint8Array): bigint => BigInt(`0x${hex(block)}`);
+const bytes = (block: bigint): Uint8Array => unhex(block.toString(16).padStart(32, '0'));
+
+/** The definition, in one number for each block: C = AES(M xor T(p)) xor T(p), where T(p) sums a constant for each address bit. */
+function sealByDefinition(key: Uint8Array, constants: readonly bigint[], address: number, plain: Uint8Array): Uint8Array {
+  const sealed = new Uint8Array(plain.length);
+  for (let at = 0; at < plain.length; at += 16) {
+    const bits = BigInt(address + at);
+    const tweak = constants.reduce((sum, constant, bit) => sum ^ (((bits >> BigInt(bit)) & 1n) * constant), 0n);
+    const block = createCipheriv('aes-128-ecb', key, null).update(bytes(number(plain.subarray(at, at + 16)) ^ tweak));
+    sealed.set(bytes(number(block) ^ tweak), at);
+  }
+  return sealed;
+}
+
 const pattern = (length: number): Uint8Array => Uint8Array.from({ length }, (_, index) => index);
 
 describe('the memory encryption engine', () => {
@@ -38,6 +55,39 @@ describe('the memory encryption engine', () => {
       vek.open(hpa(Number(row.pa)), bytes);
       expect(hex(bytes)).toBe(row.plain);
     }
+  });
+
+  /** Part of a larger buffer, at any byte of it. */
+  const ranges = fc.record({
+    block: fc.oneof(fc.nat(2 ** 10), fc.nat(2 ** 47 - 2 ** 10)),
+    blocks: fc.oneof(fc.integer({ min: 1, max: 8 }), fc.constant(256), fc.integer({ min: 200, max: 600 })),
+    before: fc.nat(20),
+  });
+
+  it('seals by the definition at any address, in any length, wherever the bytes lie, whoever else is at work', () => {
+    const [ours, theirs] = [createEntropy('ours'), createEntropy('theirs')].map((entropy) => {
+      const constants = Array.from({ length: 51 }, (_, bit) => (bit < 4 ? 0n : number(entropy.bytes(16))));
+      const words = new Map(constants.map((constant, bit) => [bit, new BigUint64Array(bytes(constant).buffer)]));
+      const key = entropy.bytes(16);
+      return { constants, key, subject: createMemoryEncryptionEngineWith(words).createKey('vek', key) };
+    });
+    fc.assert(
+      fc.property(ranges, ({ block, blocks, before }) => {
+        for (const { constants, key, subject } of [ours, theirs, ours]) {
+          const address = block * 16;
+          const length = blocks * 16;
+          const around = pattern(before + length + 40);
+          const expected = around.slice();
+          expected.set(sealByDefinition(key, constants, address, around.slice(before, before + length)), before);
+          const range = around.subarray(before, before + length);
+          subject.seal(hpa(address), range);
+          expect(hex(around)).toBe(hex(expected));
+          subject.open(hpa(address), range);
+          expect(hex(around)).toBe(hex(pattern(before + length + 40)));
+        }
+      }),
+      { numRuns: 30, examples: [[{ block: 0, blocks: 256, before: 0 }], [{ block: 255, blocks: 258, before: 3 }]] },
+    );
   });
 
   it('opens what it sealed, in any range of blocks, and block by block as in one piece', () => {
