@@ -156,7 +156,7 @@ describe('simkvm, for guests that go to another host', () => {
       '--session',
       'post-copy',
       '--bandwidth',
-      '64K',
+      '16K',
       '--post-copy',
       'on-request',
       '--rounds',
