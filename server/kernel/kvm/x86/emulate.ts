@@ -56,6 +56,8 @@ export class Emulation implements EmulationBus {
   private replayed = 0;
   private stores: Store[] = [];
   private missing: { readonly address: Gpa; readonly size: number } | null = null;
+  /** What userspace has answered to an INS. */
+  private portAnswer: Uint8Array | null = null;
   /** `io_read`: what INS has read ahead, how much of it earlier iterations have taken, and how much this one has as well. */
   private portData: Uint8Array | null = null;
   private portTaken = 0;
@@ -103,10 +105,15 @@ export class Emulation implements EmulationBus {
   }
 
   readPort(port: number, size: 1 | 2 | 4, count: number, all: boolean): Uint8Array | null {
-    this.portData ??= kernelPioRead(this.vcpu, port, size, count);
     if (this.portData === null) {
-      this.portIn = { port, size, count };
-      return null;
+      const data = this.portAnswer ?? kernelPioRead(this.vcpu, port, size, count);
+      if (data === null) {
+        this.portIn = { port, size, count };
+        return null;
+      }
+      // RCX may be another than when userspace was asked, and it is by RCX that elements are counted.
+      this.portData = new Uint8Array(size * count);
+      this.portData.set(data.subarray(0, size * count));
     }
     this.portNext = all ? this.portData.length : this.portTaken + size;
     return this.portData.subarray(this.portTaken, this.portNext);
@@ -176,7 +183,7 @@ export class Emulation implements EmulationBus {
    */
   private cannotGoOn(exit: CpuExit, rflags: bigint): Turn {
     const { arch } = this.vcpu;
-    if (arch.awaitedPage !== null && (this.loads.length > 0 || this.portData !== null)) {
+    if (arch.awaitedPage !== null && (this.loads.length > 0 || this.portAnswer !== null || this.portData !== null)) {
       this.freeze(rflags);
       arch.completion = completion('mmio', true, () => this.attempt());
       return 'again';
@@ -195,7 +202,7 @@ export class Emulation implements EmulationBus {
     this.freeze(rflags);
     if (portIn !== null) {
       return exitPio(vcpu, KVM_EXIT_IO.IN, portIn, null, () => {
-        this.portData = takePioData(vcpu, portIn.size * portIn.count);
+        this.portAnswer = takePioData(vcpu, portIn.size * portIn.count);
         return this.attempt();
       });
     }
