@@ -94,17 +94,11 @@ export class FirmwareMemory {
   encryptInPlace(address: number, length: number, key: EncryptionKey, inspect: (plaintext: Uint8Array) => void): Status {
     const status = this.checkWrite([address, length]);
     if (status !== STATUS.SUCCESS) return status;
-    for (const { frame, offset, length: part } of this.spans(address, length) ?? []) {
-      const cells = frame.viewForUncachedWrite(null);
-      if (part === PAGE_SIZE) {
-        inspect(cells);
-        frame.retype(null, key);
-      } else {
-        const plaintext = cells.subarray(offset, offset + part);
-        inspect(plaintext);
-        key.seal(hpa(frame.hpa + offset), plaintext);
-      }
-    }
+    const sole = this.soleFrame(address, length);
+    if (sole !== undefined) encryptPart(sole, address % PAGE_SIZE, length, key, inspect);
+    else
+      for (const { frame, offset, length: part } of this.spans(address, length) ?? [])
+        encryptPart(frame, offset, part, key, inspect);
     return STATUS.SUCCESS;
   }
 
@@ -147,5 +141,24 @@ export class FirmwareMemory {
       at += part;
     }
     return spans;
+  }
+}
+
+/** Encrypts whole blocks of one frame in place, after `inspect` has seen them. */
+function encryptPart(
+  frame: Frame,
+  offset: number,
+  length: number,
+  key: EncryptionKey,
+  inspect: (plaintext: Uint8Array) => void,
+): void {
+  const cells = frame.viewForUncachedWrite(null);
+  if (length === PAGE_SIZE) {
+    inspect(cells);
+    frame.retype(null, key);
+  } else {
+    const plaintext = cells.subarray(offset, offset + length);
+    inspect(plaintext);
+    key.seal(hpa(frame.hpa + offset), plaintext);
   }
 }

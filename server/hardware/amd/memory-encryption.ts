@@ -123,15 +123,12 @@ class XexKey implements EncryptionKey {
     const { tweaks } = this;
     const begin = address % PAGE_SIZE;
     const end = begin + bytes.length;
-    const page = tweaks.ofPage(address - begin);
-    const low = page[0];
-    const high = page[1];
     const blocks = bytes.length === PAGE_SIZE ? workPage.bytes : workPage.bytes.subarray(begin, end);
-    workPage.loadTweaks(tweaks.inPage);
+    workPage.loadTweaks(tweaks.inPage, tweaks.ofPage(address - begin));
     blocks.set(bytes);
-    workPage.addTweaks(begin, end, low, high);
+    workPage.addTweaks(begin, end);
     blocks.set(ecb.update(blocks));
-    workPage.addTweaks(begin, end, low, high);
+    workPage.addTweaks(begin, end);
     bytes.set(blocks);
   }
 

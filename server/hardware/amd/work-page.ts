@@ -6,13 +6,13 @@ const WORD_SIZE = 8;
 /** A page on which the memory encryption engine converts blocks; each stands where it stands in its own page. */
 interface WorkPage {
   readonly bytes: Uint8Array;
-  /** Takes a copy of the tweak of each block inside a page: 512 words of 64 bits, two for a block. */
-  loadTweaks(inPage: BigUint64Array): void;
   /**
-   * Adds the tweak of each block from byte `begin` to byte `end`: what was loaded, and the two words of the page's own,
-   * which are the same for all.
+   * Takes copies of the tweaks of a page: of each block inside it (512 words of 64 bits, two for a block), and the two words
+   * which all its blocks have beside their own.
    */
-  addTweaks(begin: number, end: number, low: bigint, high: bigint): void;
+  loadTweaks(inPage: BigUint64Array, ofPage: BigUint64Array): void;
+  /** Adds its tweak to each block from byte `begin` to byte `end`. */
+  addTweaks(begin: number, end: number): void;
 }
 
 /**
@@ -23,10 +23,17 @@ interface WorkPage {
 export const workPage: WorkPage = (() => {
   const words = new BigUint64Array(PAGE_SIZE / WORD_SIZE);
   const tweaks = new BigUint64Array(PAGE_SIZE / WORD_SIZE);
+  const common = new BigUint64Array(2);
   return {
     bytes: new Uint8Array(words.buffer),
-    loadTweaks: (inPage) => tweaks.set(inPage),
-    addTweaks: (begin, end, low, high) => {
+    loadTweaks: (inPage, ofPage) => {
+      tweaks.set(inPage);
+      common[0] = ofPage[0];
+      common[1] = ofPage[1];
+    },
+    addTweaks: (begin, end) => {
+      const low = common[0];
+      const high = common[1];
       const last = end / WORD_SIZE;
       for (let word = begin / WORD_SIZE; word < last; word += 2) {
         words[word] ^= tweaks[word] ^ low;
