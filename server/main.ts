@@ -33,7 +33,7 @@ const migrationHost = ({ stateDir, peers, advertise, unsealed }: MigrationConfig
     ...(state === null ? {} : { identity: createIdentity(state.identitySeed), ledger: state.ledger }),
     peers: new Set(peers),
     advertise,
-    tls: tls?.channel ?? null,
+    tls: tls?.client ?? null,
     tlsPeers: tls?.peers ?? null,
     unsealed,
     heapRoom: createHeapRoom(),

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { type ConnectionOptions, checkServerIdentity, type PeerCertificate } from 'node:tls';
 import { ChannelCredentials, ServerCredentials } from '@grpc/grpc-js';
+import type { DaemonTls } from './rpc/migration/migration-host.js';
 
 /** Files of `--tls-cert`, `--tls-key` and `--tls-ca`, PEM, and what `--tls-peer` says. */
 export interface TlsOptions {
@@ -19,7 +20,7 @@ export interface TlsOptions {
 /** Mutual TLS of a daemon: for all that call it, and for its own calls to others. */
 export interface Tls {
   readonly server: ServerCredentials;
-  readonly channel: ChannelCredentials;
+  readonly client: DaemonTls;
   /** SHA-256 of the certificates of those that guests are exchanged with, 64 hex digits; null: any that is valid. */
   readonly peers: ReadonlySet<string> | null;
 }
@@ -52,7 +53,10 @@ export const loadTls = (options: TlsOptions): Tls => {
   };
   return {
     server: ServerCredentials.createSsl(ca, [{ private_key: key, cert_chain: cert }], true),
-    channel: ChannelCredentials.createSsl(ca, key, cert, { checkServerIdentity: check }),
+    client: {
+      channel: ChannelCredentials.createSsl(ca, key, cert, { checkServerIdentity: check }),
+      socket: { ca, cert, key, checkServerIdentity: check },
+    },
     peers,
   };
 };

@@ -20,6 +20,13 @@ export type Transmit = (frame: Frame, stream: number) => void;
 
 const sizeOf = (message: Message): number => (message.kind === 'pages' ? batchBytes(message.batch) : 256);
 
+/** Pages lie in memory that is whoever's they came from, until the message has been taken. */
+const kept = (message: Message): Message => {
+  if (message.kind !== 'pages') return message;
+  const { batch } = message;
+  return { kind: 'pages', batch: { ...batch, headers: new Uint8Array(batch.headers), data: new Uint8Array(batch.data) } };
+};
+
 /** A message that has not been acknowledged. */
 interface Outgoing {
   readonly message: Message;
@@ -185,7 +192,7 @@ export class Link {
   /** A peer that keeps to its window never sends more than is kept here; what is dropped is sent again. */
   private keepEarly(sequence: number, message: Message): void {
     if (sequence > this.received + WINDOW_MESSAGES || this.earlyBytes >= WINDOW_BYTES || this.early.has(sequence)) return;
-    this.early.set(sequence, message);
+    this.early.set(sequence, kept(message));
     this.earlyBytes += sizeOf(message);
   }
 

@@ -62,21 +62,21 @@ const call = (credentials: ChannelCredentials): Promise<status> =>
 
 describe('mutual TLS', () => {
   it('lets in whom the authority vouches for, and tells who that is', async () => {
-    expect(await call(loadTls(options(there)).channel)).toBe(status.OK);
+    expect(await call(loadTls(options(there)).client.channel)).toBe(status.OK);
     expect(caller).toBe(there.fingerprint);
   });
 
   it('lets nobody else in', async () => {
-    expect(await call(loadTls({ ...options(stranger.certify('mallory')), ca: here.ca }).channel)).toBe(status.UNAVAILABLE);
+    expect(await call(loadTls({ ...options(stranger.certify('mallory')), ca: here.ca }).client.channel)).toBe(status.UNAVAILABLE);
   });
 
   it('does not call a daemon for which no authority vouches', async () => {
-    expect(await call(loadTls({ ...options(there), ca: stranger.certify('other').ca }).channel)).toBe(status.UNAVAILABLE);
+    expect(await call(loadTls({ ...options(there), ca: stranger.certify('other').ca }).client.channel)).toBe(status.UNAVAILABLE);
   });
 
   it('calls only the daemons that are listed, where some are', async () => {
-    expect(await call(loadTls(options(there, [here.fingerprint])).channel)).toBe(status.OK);
-    expect(await call(loadTls(options(there, [there.fingerprint])).channel)).toBe(status.UNAVAILABLE);
+    expect(await call(loadTls(options(there, [here.fingerprint])).client.channel)).toBe(status.OK);
+    expect(await call(loadTls(options(there, [there.fingerprint])).client.channel)).toBe(status.UNAVAILABLE);
   });
 
   it('says which file cannot be read', () => {

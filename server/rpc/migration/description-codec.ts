@@ -65,7 +65,7 @@ export const guestDescriptionOf = (message: DescriptionMessage): Result<GuestDes
     irqchip: message.irqchip,
     pit: message.pit,
     capabilities: message.capabilities.map(({ cap, argument }) => ({ cap, argument })),
-    vcpus: message.vcpus.map(({ id, cpuid }) => ({ id, cpuid })),
+    vcpus: message.vcpus.map(({ id, cpuid }) => ({ id, cpuid: new Uint8Array(cpuid) })),
     slots: message.slots.map(({ id, gpa, bytes, flags, pinned }) => ({
       ...{ id, flags, pinned },
       gpa: Number(gpa),

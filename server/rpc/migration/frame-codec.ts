@@ -110,9 +110,9 @@ const messageOf = (data: FrameData): Result<Message> => {
     const guest = guestDescriptionOf(data.offer);
     return failed(guest) ? guest : { kind: 'offer', guest };
   }
-  if (data.accept !== null) return { kind: 'accept', target: data.accept };
-  if (data.start !== null) return { kind: 'start', opening: data.start };
-  if (data.state !== null) return { kind: 'state', state: data.state };
+  if (data.accept !== null) return { kind: 'accept', target: new Uint8Array(data.accept) };
+  if (data.start !== null) return { kind: 'start', opening: new Uint8Array(data.start) };
+  if (data.state !== null) return { kind: 'state', state: new Uint8Array(data.state) };
   if (data.prepare !== null) return { kind: 'prepare' };
   if (data.prepared !== null) return { kind: 'prepared' };
   if (data.commit !== null) return { kind: 'commit' };
@@ -165,7 +165,7 @@ const standingOf = (session: string, boot: string, message: NonNullable<FrameMes
   return { session, boot, kind: 'standing', answers, standing, ledger, received };
 };
 
-/** EINVAL, with the field that is wrong. Byte strings of the frame are views of `bytes`. */
+/** EINVAL, with the field that is wrong. Pages of the frame are views of `bytes`; all else of it is its own. */
 export const decodeFrame = (bytes: Uint8Array): Result<Frame> => {
   let message: FrameMessage;
   try {

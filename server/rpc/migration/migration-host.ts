@@ -1,8 +1,16 @@
 import { randomBytes } from 'node:crypto';
+import type { ConnectionOptions } from 'node:tls';
 import type { ChannelCredentials } from '@grpc/grpc-js';
 import { createIdentity, type Identity, RAW_KEY_BYTES } from '../../migration/identity.js';
 import type { Ledger } from '../../migration/ledger.js';
 import type { HeapRoom } from './heap-room.js';
+
+/** Mutual TLS of a daemon's calls to others. */
+export interface DaemonTls {
+  readonly channel: ChannelCredentials;
+  /** The same for a socket. */
+  readonly socket: ConnectionOptions;
+}
 
 /** What a daemon is to the others with which it exchanges guests. */
 export interface MigrationHost {
@@ -18,7 +26,7 @@ export interface MigrationHost {
    */
   advertise: string | null;
   /** With which it dials others; null: in the clear, and what is said is sealed all the same. */
-  readonly tls: ChannelCredentials | null;
+  readonly tls: DaemonTls | null;
   /** SHA-256 of the certificates of those that may call Exchange, hex; null: any that the listener lets in. */
   readonly tlsPeers: ReadonlySet<string> | null;
   /** DANGEROUS, for tests and benches: frames go as they are, and nobody proves anything. Both sides must agree. */

@@ -4,6 +4,7 @@ import type { Failure } from '../../kernel/failure.js';
 export type ExchangeMessage =
   | { readonly kind: 'hello'; readonly bytes: Uint8Array }
   | { readonly kind: 'proof'; readonly bytes: Uint8Array }
+  /** Memory that may be used again as soon as the message has been taken. */
   | { readonly kind: 'sealed'; readonly bytes: Uint8Array }
   /** One of no kind that is known, or a second `attach`. */
   | { readonly kind: 'other' };
@@ -72,6 +73,6 @@ interface Fields {
 
 export const exchangeMessageOf = ({ hello, proof, sealed }: Fields): ExchangeMessage => {
   if (sealed !== null) return { kind: 'sealed', bytes: sealed };
-  if (hello !== null) return { kind: 'hello', bytes: hello };
-  return proof === null ? { kind: 'other' } : { kind: 'proof', bytes: proof };
+  if (hello !== null) return { kind: 'hello', bytes: new Uint8Array(hello) };
+  return proof === null ? { kind: 'other' } : { kind: 'proof', bytes: new Uint8Array(proof) };
 };

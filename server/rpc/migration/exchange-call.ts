@@ -1,0 +1,155 @@
+import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from 'node:http2';
+import { status } from '@grpc/grpc-js';
+import { MESSAGE_MAX } from '../message-max.js';
+import { type CallEnd, callEnd, endOfReset, endOfTrailers } from './call-end.js';
+import { type Connect, DataTap, WINDOW_BYTES } from './data-tap.js';
+import { MessageReader, prefixOf } from './message-reader.js';
+
+/** Messages that wait for the network before there is no room for more. */
+const UNSENT_MAX = 16;
+
+export interface ExchangeCallOptions {
+  readonly connect: Connect;
+  /** `host:port`, for the header. */
+  readonly authority: string;
+  readonly secure: boolean;
+  /** Path of the method. */
+  readonly path: string;
+  /** A sign of life is asked for as often, and has to come within this time. */
+  readonly keepaliveMs: number;
+  /** @param message whose memory is used again afterwards. @returns why it is none, which ends the call; null: it is one */
+  readonly received: (message: Buffer) => CallEnd | null;
+  readonly drained: () => void;
+  /** The peer or the network has ended the call. */
+  readonly ended: (end: CallEnd) => void;
+}
+
+/** A gRPC call that streams messages both ways, over a connection of its own (gRPC over HTTP/2). */
+export class ExchangeCall {
+  private readonly tap: DataTap;
+  private readonly session: ClientHttp2Session;
+  private readonly stream: ClientHttp2Stream;
+  private readonly options: ExchangeCallOptions;
+  private unsent = 0;
+  private isFull = false;
+  private over = false;
+  private error: Error | null = null;
+
+  constructor(options: ExchangeCallOptions) {
+    this.options = options;
+    const reader = new MessageReader(MESSAGE_MAX, (message) => (this.over ? null : options.received(message)));
+    const tap = new DataTap(options.connect, (data) => {
+      const refused = this.over ? null : reader.take(data);
+      if (refused !== null) this.settle(refused);
+    });
+    this.tap = tap;
+    this.session = connect(`${options.secure ? 'https' : 'http'}://${options.authority}`, {
+      settings: { enablePush: false, initialWindowSize: WINDOW_BYTES },
+      createConnection: () => tap,
+    });
+    this.session.once('connect', () => this.session.setLocalWindowSize(WINDOW_BYTES));
+    this.session.on('error', (error) => this.failed(error));
+    const headers = { ':method': 'POST', ':path': options.path, te: 'trailers', 'content-type': 'application/grpc' };
+    this.stream = this.session.request(headers);
+    this.listen();
+    this.keepAlive();
+  }
+
+  /**
+   * Sends a message.
+   * @param sent called once nobody looks at the message's memory any more
+   * @returns false: there is no room for more before `drained`
+   */
+  write(message: Buffer, sent: () => void = () => {}): boolean {
+    const { stream } = this;
+    this.unsent++;
+    stream.cork();
+    stream.write(prefixOf(message.length));
+    stream.write(message, () => {
+      this.unsent--;
+      sent();
+      this.mayDrain();
+    });
+    stream.uncork();
+    this.isFull ||= this.unsent >= UNSENT_MAX;
+    return !this.isFull;
+  }
+
+  /** Nothing more is said; the peer may go on. */
+  end(): void {
+    this.stream.end();
+  }
+
+  /** Ends the call from this side: nothing is told any more. */
+  cancel(): void {
+    this.over = true;
+    this.stream.close(constants.NGHTTP2_CANCEL);
+  }
+
+  private listen(): void {
+    const { stream } = this;
+    stream.on('response', (headers, flags) => {
+      const code = headers[':status'];
+      if (code !== 200) this.settle(callEnd(status.UNAVAILABLE, `it has answered with HTTP ${code}`));
+      else if ((flags & constants.NGHTTP2_FLAG_END_STREAM) === 0) this.tap.open();
+      else this.settle(endOfTrailers(headers) ?? endOfReset(stream.rstCode));
+    });
+    stream.on('trailers', (headers) => this.settle(endOfTrailers(headers) ?? endOfReset(stream.rstCode)));
+    stream.on('error', (error) => this.failed(error));
+    stream.on('close', () => {
+      this.settle(
+        this.isLost ? callEnd(status.UNAVAILABLE, this.error?.message ?? 'the connection is lost') : endOfReset(stream.rstCode),
+      );
+      this.hangUp();
+    });
+    // There is nothing to be read, but its end.
+    stream.resume();
+  }
+
+  private get isLost(): boolean {
+    return this.tap.destroyed || this.session.destroyed;
+  }
+
+  private failed(error: Error): void {
+    this.error ??= error;
+  }
+
+  private mayDrain(): void {
+    if (!this.isFull || this.over) return;
+    this.isFull = false;
+    this.options.drained();
+  }
+
+  private settle(end: CallEnd): void {
+    if (this.over) return;
+    this.over = true;
+    this.hangUp();
+    this.options.ended(end);
+  }
+
+  private hangUp(): void {
+    this.session.destroy();
+    this.tap.destroy();
+  }
+
+  private keepAlive(): void {
+    const { session } = this;
+    const { keepaliveMs } = this.options;
+    let silence: NodeJS.Timeout | undefined;
+    const timer = setInterval(() => {
+      if (session.destroyed || silence !== undefined) return;
+      silence = setTimeout(() => {
+        this.settle(callEnd(status.UNAVAILABLE, `no sign of life within ${keepaliveMs} ms`));
+        this.hangUp();
+      }, keepaliveMs).unref();
+      session.ping(() => {
+        clearTimeout(silence);
+        silence = undefined;
+      });
+    }, keepaliveMs).unref();
+    session.once('close', () => {
+      clearInterval(timer);
+      clearTimeout(silence);
+    });
+  }
+}

@@ -1,0 +1,75 @@
+import { status } from '@grpc/grpc-js';
+import { type CallEnd, callEnd } from './call-end.js';
+
+/** Bytes before a message: whether it is compressed, and its length. */
+const PREFIX_BYTES = 5;
+
+/** What goes before a message of so many bytes that is not compressed. */
+export const prefixOf = (length: number): Buffer => {
+  const prefix = Buffer.alloc(PREFIX_BYTES);
+  prefix.writeUInt32BE(length, 1);
+  return prefix;
+};
+
+/**
+ * Makes messages of what the network makes of them (gRPC over HTTP/2, "Length-Prefixed-Message"), in memory that is used again for
+ * the next one.
+ */
+export class MessageReader {
+  private readonly prefix = Buffer.alloc(PREFIX_BYTES);
+  private prefixBytes = 0;
+  /** Of the message whose prefix has come. */
+  private length = 0;
+  private bytes = 0;
+  private memory = Buffer.alloc(0);
+
+  /**
+   * @param max bytes of a message
+   * @param received told of each message, whose memory is somebody else's when it has returned. Not null: why it is none
+   */
+  constructor(
+    private readonly max: number,
+    private readonly received: (message: Buffer) => CallEnd | null,
+  ) {}
+
+  /** @returns why nothing more can be read */
+  take(chunk: Buffer): CallEnd | null {
+    for (let at = 0; at < chunk.length; ) {
+      if (this.prefixBytes < PREFIX_BYTES) {
+        const count = chunk.copy(this.prefix, this.prefixBytes, at, at + PREFIX_BYTES - this.prefixBytes);
+        this.prefixBytes += count;
+        at += count;
+        if (this.prefixBytes < PREFIX_BYTES) return null;
+        const refused = this.begin();
+        if (refused !== null) return refused;
+      }
+      const part = chunk.subarray(at, at + this.length - this.bytes);
+      at += part.length;
+      const message = this.put(part);
+      if (message === null) return null;
+      this.prefixBytes = 0;
+      const refused = this.received(message);
+      if (refused !== null) return refused;
+    }
+    return null;
+  }
+
+  private begin(): CallEnd | null {
+    const { prefix, max } = this;
+    this.length = prefix.readUInt32BE(1);
+    this.bytes = 0;
+    if (prefix[0] !== 0)
+      return callEnd(status.UNIMPLEMENTED, 'a message has come that is compressed, which nobody has asked for');
+    if (this.length <= max) return null;
+    return callEnd(status.RESOURCE_EXHAUSTED, `a message of ${this.length} bytes has come; at most ${max} are allowed`);
+  }
+
+  /** @returns the message once it is whole: where it has come in one piece it is not copied */
+  private put(part: Buffer): Buffer | null {
+    if (part.length === this.length) return part;
+    if (this.memory.length < this.length) this.memory = Buffer.allocUnsafeSlow(this.length);
+    this.memory.set(part, this.bytes);
+    this.bytes += part.length;
+    return this.bytes === this.length ? this.memory.subarray(0, this.length) : null;
+  }
+}
