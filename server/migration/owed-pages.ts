@@ -14,8 +14,9 @@ export class OwedPages {
     this.log = WriteLog.begin(vm);
     const slots = [...vm.memslots].map(({ baseGfn, npages, userspaceAddr }) => {
       const owed = new FrameSet(baseGfn, npages);
-      for (const address of vm.mm.touchedPages(userspaceAddr, userspaceAddr + npages * PAGE_SIZE))
-        owed.add(baseGfn + (address - userspaceAddr) / PAGE_SIZE);
+      const firstPage = userspaceAddr / PAGE_SIZE;
+      for (const { first, count } of vm.mm.touchedPages(userspaceAddr, userspaceAddr + npages * PAGE_SIZE))
+        for (let page = first; page < first + count; page++) owed.add(baseGfn + page - firstPage);
       return owed;
     });
     this.frames = new FrameQueue(slots);

@@ -8,7 +8,7 @@ import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
 import type { Page } from './page.js';
 import type { PageProvider } from './page-provider.js';
 import { PageSnapshot } from './page-snapshot.js';
-import { PageTable } from './page-table.js';
+import { type PageRun, PageTable } from './page-table.js';
 import { mayRead, type Protection, type Vma, Vmas } from './vma.js';
 
 /** End of the user half: the last page below 2^47 is not the user's (TASK_SIZE_MAX). */
@@ -210,15 +210,14 @@ export class AddressSpace implements UserCopy {
     return write && !this.ptes.isWritable(pageNumber) ? this.breakCow(pageNumber, page) : page;
   }
 
-  /** Addresses of the pages in [start, end) that have ever been touched, here or by another user of an object. Touches nothing. */
-  *touchedPages(start: number, end: number): Generator<number> {
-    const [first, last] = [pageOf(start), pageOf(end)];
-    for (const page of this.ptes.pages(first, last)) yield page * PAGE_SIZE;
+  /** Page numbers in [start, end) that have ever been touched, here or by another user of an object; some twice. Touches nothing. */
+  *touchedPages(start: number, end: number): Generator<PageRun> {
+    yield* this.ptes.runs(pageOf(start), pageOf(end));
     for (const area of this.areas.overlapping(start, end)) {
       if (area.object?.touched === undefined) continue;
       const shift = pageOf(area.start) - area.firstPage;
       const [from, to] = [Math.max(area.start, start), Math.min(area.end, end)];
-      for (const index of area.object.touched(pageOf(from) - shift, pageOf(to) - shift)) yield (index + shift) * PAGE_SIZE;
+      for (const index of area.object.touched(pageOf(from) - shift, pageOf(to) - shift)) yield { first: index + shift, count: 1 };
     }
   }
 
