@@ -297,6 +297,11 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     explains: ({ guest }) => guest.mode === 'long' && guest.instructions.some((bytes) => bytes.includes(STACK_SEGMENT)),
   },
   {
+    name: 'pusha_faults_half_way',
+    reason: 'The emulator has made the first pushes of a PUSHA when a later one faults; the processor looks at them all first.',
+    explains: ({ guest, differences }) => uses(guest, [0x60]) && only(differences, ['ram']),
+  },
+  {
     name: 'pusha_to_mmio',
     reason: 'The emulator keeps only the last of the writes of a PUSHA to MMIO.',
     explains: ({ guest, real }) => uses(guest, [0x60]) && real.exit.startsWith('MMIO'),
