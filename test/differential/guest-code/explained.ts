@@ -26,6 +26,8 @@ export interface GuestExplanation {
 const ALIGNMENT_CHECK = 1n << 18n;
 const GENERAL_REGISTER = /^r([abcd]x|[sd]i|[sb]p|\d+)$/;
 const STRINGS = [0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf] as const;
+/** RET, RETF and IRET. */
+const RETURNS = [0xc2, 0xc3, 0xca, 0xcb, 0xcf] as const;
 /** CS and SS overrides. */
 const CODE_SEGMENT = 0x2e;
 const STACK_SEGMENT = 0x36;
@@ -47,6 +49,12 @@ const hasOverwrittenTables = (guest: GuestCase, { ram }: GuestOutcome): boolean 
 const hasOverwrittenDescriptors = (guest: GuestCase, { ram }: GuestOutcome): boolean => {
   const before = ramImage(guest.mode, new Uint8Array(0), new Uint8Array(0));
   return Buffer.compare(ram.subarray(LAYOUT.gdt, LAYOUT.code), before.subarray(LAYOUT.gdt, LAYOUT.code)) !== 0;
+};
+
+/** The vectors of real mode are not what they were. */
+const hasOverwrittenVectors = (guest: GuestCase, { ram }: GuestOutcome): boolean => {
+  const before = ramImage(guest.mode, new Uint8Array(0), new Uint8Array(0));
+  return Buffer.compare(ram.subarray(LAYOUT.ivt, LAYOUT.handlers), before.subarray(LAYOUT.ivt, LAYOUT.handlers)) !== 0;
 };
 
 /** RIP is in the code page or at a handler, and the code is what it was. */
@@ -191,6 +199,19 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
       'A jump to where no code was generated, or code that overwrites itself: what is executed then meets several of these at once.',
     explains: ({ guest, real, simulated }) =>
       hasIndirectBranch(guest) || hasFarBranchAway(guest) || [real, simulated].some((outcome) => !isAtHome(guest, outcome)),
+  },
+  {
+    name: 'returned_elsewhere',
+    reason:
+      'A return to where no code was generated, from where an exception has led back: flags that instructions on the way leave undefined.',
+    explains: ({ guest, differences }) => uses(guest, RETURNS) && only(differences, ['rflags', 'ram']),
+  },
+  {
+    name: 'frame_over_its_vector',
+    reason:
+      'The emulator reads the vector of an interrupt of real mode when it has pushed the frame, which may lie over it; processors of AMD read it first.',
+    explains: ({ guest, real, simulated }) =>
+      guest.mode === 'real' && [real, simulated].some((outcome) => hasOverwrittenVectors(guest, outcome)),
   },
   {
     name: 'upper_halves_outside_64_bit_mode',
