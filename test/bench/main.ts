@@ -1,3 +1,8 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+import { Argument, Command } from 'commander';
 import { table } from '../../client/cli/output.js';
 import { bundleServer, startServer, startSimkvmd } from './child-server.js';
 import { measureColdStart } from './cold-start.js';
@@ -17,32 +22,58 @@ import { measureUnary } from './unary.js';
  * this machine; the ratios are what targets are about. Nothing is asserted.
  */
 
-const row = ({ name, ours, baseline, ratio, target }: Figure): string[] => [name, ours, baseline, ratio.toFixed(2), target];
-
 const say = (what: string): void => void process.stderr.write(`${what} ...\n`);
 
-await using echoServer = await bundleServer('echo-server');
-const figures: Figure[] = [];
-{
-  say('unary ioctls');
+const measureCalls = async (): Promise<Figure[]> => {
+  await using echoServer = await bundleServer('echo-server');
   await using simkvmd = await startSimkvmd();
   await using echo = await startServer(echoServer.program);
-  figures.push(...(await measureUnary(simkvmd, echo)));
+  const unary = await measureUnary(simkvmd, echo);
   say('KVM_RUN');
-  figures.push(...(await measureKvmRun(simkvmd, echo)));
-}
-say('guest instructions');
-figures.push(...measureCpu());
-say('ioctls and memslots in process');
-figures.push(...measureInProcess(), ...measureMemslots());
-say('SEV commands on guest memory');
-figures.push(...(await measureSev()));
-say('migration');
-figures.push(...(await measureMigration(say)));
-say('downtime of a migration');
-figures.push(...(await measureDowntime()));
-say('cold start');
-figures.push(...(await measureColdStart(echoServer.program)));
-say('resident memory');
-figures.push(...(await measureMemory(echoServer.program)));
-process.stdout.write(`${table(['FIGURE', 'OURS', 'AGAINST', 'RATIO', 'TARGET'], figures.map(row))}\n`);
+  return [...unary, ...(await measureKvmRun(simkvmd, echo))];
+};
+
+const withEcho = async (measure: (program: string) => Promise<Figure[]>): Promise<Figure[]> => {
+  await using echoServer = await bundleServer('echo-server');
+  return await measure(echoServer.program);
+};
+
+/**
+ * What is measured together. Each has a process to itself: whatever the one before has done to its heap, and to what V8 takes for
+ * granted when it compiles, would be part of the figure.
+ */
+const PARTS: Readonly<Record<string, () => Promise<Figure[]> | Figure[]>> = {
+  calls: measureCalls,
+  cpu: measureCpu,
+  'in-process': measureInProcess,
+  memslots: measureMemslots,
+  sev: measureSev,
+  migration: () => measureMigration(say),
+  downtime: measureDowntime,
+  'cold-start': () => withEcho(measureColdStart),
+  memory: () => withEcho(measureMemory),
+};
+
+const measureApart = async (part: string): Promise<Figure[]> => {
+  say(part);
+  const child = spawn(process.execPath, [fileURLToPath(import.meta.url), '--json', part], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+  if (code !== 0) throw new Error(`${part} was not measured`);
+  const figures: Figure[] = JSON.parse(output);
+  return figures;
+};
+
+const row = ({ name, ours, baseline, ratio, target }: Figure): string[] => [name, ours, baseline, ratio.toFixed(2), target];
+
+const measure = async (parts: readonly string[], { json = false }: { readonly json?: boolean }): Promise<void> => {
+  const figures: Figure[] = [];
+  for (const part of parts) figures.push(...(json ? ((await PARTS[part]?.()) ?? []) : await measureApart(part)));
+  process.stdout.write(
+    json ? JSON.stringify(figures) : `${table(['FIGURE', 'OURS', 'AGAINST', 'RATIO', 'TARGET'], figures.map(row))}\n`,
+  );
+};
+
+const parts = new Argument('[parts...]', 'what to measure').choices(Object.keys(PARTS)).default(Object.keys(PARTS));
+await new Command('bench').addArgument(parts).option('--json', 'here, and as JSON').action(measure).parseAsync();
