@@ -1,19 +1,26 @@
+import { Failure } from '../failure.js';
 import type { Task } from '../sched/task.js';
 import { type MightSleep, WaitQueue } from '../sched/wait.js';
+import { IOCTL } from '../uapi/ioctls.js';
 import type { Vcpu } from './vcpu.js';
 import type { Vm } from './vm.js';
+
+/** By these userspace raises an interrupt of the guest. */
+const INTERRUPTS: ReadonlySet<number> = new Set([IOCTL.KVM_IRQ_LINE, IOCTL.KVM_IRQ_LINE_STATUS, IOCTL.KVM_SIGNAL_MSI]);
 
 /**
  * A VM whose vCPUs are stopped under their mutexes, between two instructions and with no I/O half done, so that all of its
  * state can be read. It is what a VMM does to its vCPU threads before it migrates (a signal, KVM_RUN until the exit in flight
  * is completed, then a barrier), made by the daemon for it: a vCPU in KVM_RUN leaves with EINTR, as by a signal, and one whose
  * last exit userspace has not answered yet is waited for. Until `release` kvm->lock and the mutexes are held, so every
- * KVM_RUN, vCPU ioctl and KVM_CREATE_VCPU waits, and goes on afterwards as if nothing had been.
+ * KVM_RUN, vCPU ioctl and KVM_CREATE_VCPU waits, and goes on afterwards as if nothing had been. So does an ioctl that raises an
+ * interrupt: the irqchip may have been read.
  */
 export class VmPause {
   private readonly changed = new WaitQueue();
   private after: ((current: Task) => MightSleep<void>) | null = null;
   private letGo = false;
+  private held = false;
 
   private constructor(private readonly vm: Vm) {}
 
@@ -37,6 +44,21 @@ export class VmPause {
     this.changed.wakeAll();
   }
 
+  /** Whether a VM ioctl has to wait until the pause is over. */
+  delays(request: number): boolean {
+    return this.held && INTERRUPTS.has(request);
+  }
+
+  /** Waits until the VM goes on, here or elsewhere. EINTR: a signal came first. */
+  *over(current: Task): MightSleep<Failure | null> {
+    const { changed, vm } = this;
+    const site = 'vm_pause(interrupt)';
+    while (vm.pause === this)
+      if (current.thread.signalPending || (yield { kind: 'interruptible', queue: changed, site }) === 'signal')
+        return new Failure('EINTR', 'SIGNAL_PENDING', site);
+    return null;
+  }
+
   /** A vCPU has left KVM_RUN: its I/O may be complete now. */
   vcpuLeft(): void {
     this.changed.wakeAll();
@@ -47,12 +69,14 @@ export class VmPause {
     yield* vm.lock.lock(current);
     const locked: Vcpu[] = [];
     for (const vcpu of vm.vcpus) if (yield* this.lockQuiet(current, vcpu)) locked.push(vcpu);
-    if (!this.letGo) held();
+    this.held = !this.letGo;
+    if (this.held) held();
     while (!this.letGo) yield { kind: 'uninterruptible', queue: this.changed, site: 'vm_pause' };
     if (this.after !== null) yield* this.after(current);
     vm.pause = null;
     for (const vcpu of locked) vcpu.mutex.unlock(current);
     vm.lock.unlock(current);
+    this.changed.wakeAll();
     yield* vm.put(current);
   }
 

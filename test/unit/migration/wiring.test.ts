@@ -5,6 +5,7 @@ import { File, OPEN } from '../../../server/kernel/fs/file.js';
 import { Scheduler } from '../../../server/kernel/sched/scheduler.js';
 import { KVM_IOEVENTFD_FLAG, KVM_IRQFD_FLAG } from '../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
+import { kvm_irq_level, kvm_irqchip } from '../../../server/kernel/uapi/irq-structs.js';
 import { kvm_ioeventfd, kvm_irqfd } from '../../../server/kernel/uapi/kvm-structs.js';
 import type { ReceivedVm } from '../../../server/migration/local-destination.js';
 import { createSevRig, type Vmm } from '../kernel/kvm/svm/sev-rig.js';
@@ -154,6 +155,49 @@ describe('an event of an irqfd that comes when the guest has been stopped', () =
     migration.source.cancel('OPERATOR');
     expect(injected()).toEqual([0]);
     expect(migration.run()).toBe('OPERATOR');
+  });
+});
+
+describe('an interrupt that the VMM raises when the guest has been stopped', () => {
+  const GSI = 5;
+  const PIC_MASTER = 0;
+  const IRR = 1;
+
+  const begin = () => {
+    const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there' })];
+    const { guest } = wiredGuest(here.vmm);
+    const migration = new Migration(guest, there.vmm);
+    migration.until(() => migration.source.state.phase === 'preparing');
+    const { process } = guest.vmm;
+    const raise = process.startIoctl(guest.vmFd, IOCTL.KVM_IRQ_LINE, kvm_irq_level.encode({ irq: GSI, level: 1 }));
+    const isRaised = (): boolean => {
+      const chip = kvm_irqchip.encode({ chip_id: PIC_MASTER });
+      process.must(process.ioctl(guest.vmFd, IOCTL.KVM_GET_IRQCHIP, chip));
+      return ((kvm_irqchip.decode(chip).chip[IRR] ?? 0) & (1 << GSI)) !== 0;
+    };
+    return { guest, migration, raise, isRaised };
+  };
+
+  it('waits, and is raised when the guest stays', () => {
+    const { migration, raise, isRaised } = begin();
+    expect([raise.result(), isRaised()]).toEqual([undefined, false]);
+    migration.source.cancel('OPERATOR');
+    expect(migration.run()).toBe('OPERATOR');
+    expect([raise.result(), isRaised()]).toEqual([0, true]);
+  });
+
+  it('waits, and is refused when the guest has gone: the VMM raises it there', () => {
+    const { migration, raise } = begin();
+    expect(migration.run()).toBe('sent');
+    expect(raise.result()).toMatchObject({ errno: 'EIO' });
+  });
+
+  it('waits no longer than until a signal comes', () => {
+    const { guest, migration, raise } = begin();
+    raise.task.signal(10);
+    guest.vmm.process.kernel.scheduler.run();
+    expect(raise.result()).toMatchObject({ errno: 'EINTR' });
+    expect(migration.run()).toBe('sent');
   });
 });
 
