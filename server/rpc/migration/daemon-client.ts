@@ -82,6 +82,7 @@ export class DaemonClient {
     let listener: T | null = null;
     const call = new ExchangeCall({
       connect: (onread) => openSocket(address, tls, onread),
+      hearsPages: called === 'source',
       authority: address,
       secure: tls !== null,
       path: MigrationService.exchange.path,

@@ -10,14 +10,14 @@ const partsOf = (address: string): { readonly host: string; readonly port: numbe
  * Dials another daemon.
  * @param address `host:port`
  * @param tls null: in the clear
- * @param onread where what comes is put, and who is told
+ * @param onread where what comes is put, and who is told; null: as with every socket
  */
-export const openSocket = (address: string, tls: ConnectionOptions | null, onread: OnReadOpts): Socket => {
-  const { host, port } = partsOf(address);
-  if (tls === null) return connectTcp({ host, port, onread }).setNoDelay();
+export const openSocket = (address: string, tls: ConnectionOptions | null, onread: OnReadOpts | null): Socket => {
+  const to = { ...partsOf(address), ...(onread === null ? {} : { onread }) };
+  if (tls === null) return connectTcp(to).setNoDelay();
   // RFC 6066 has no server name that is an address.
-  const servername = isIP(host) === 0 ? host : '';
-  const options: ConnectionOptions & ConnectOpts = { ...tls, host, port, servername, ALPNProtocols: ['h2'], onread };
+  const servername = isIP(to.host) === 0 ? to.host : '';
+  const options: ConnectionOptions & ConnectOpts = { ...tls, ...to, servername, ALPNProtocols: ['h2'] };
   const socket = connectTls(options);
   socket.once('secureConnect', () => {
     if (socket.alpnProtocol !== 'h2') socket.destroy(new Error('the other end speaks no HTTP/2'));

@@ -25,9 +25,6 @@ const windowUpdate = (stream: number, bytes: number): Buffer => {
   return frame;
 };
 
-/** Opens a connection, which puts what it reads where it is told here. */
-export type Connect = (onread: OnReadOpts) => Duplex;
-
 /**
  * A connection for node:http2 whose DATA does not go through it. From there each 16 KiB come as a copy, in a buffer and with events of
  * their own, which is more than half of what it takes to receive a guest. Here they are handed on where they have been read to. All the rest of
@@ -49,9 +46,12 @@ export class DataTap extends Duplex {
   /** What has come behind a response that nobody has looked at yet. */
   private early: Buffer | null = null;
 
-  /** @param received told of DATA, whose memory is used again when it has returned */
+  /**
+   * @param connect opens the connection, which puts what it reads where it is told
+   * @param received told of DATA, whose memory is used again when it has returned
+   */
   constructor(
-    connect: Connect,
+    connect: (onread: OnReadOpts) => Duplex,
     private readonly received: (data: Buffer) => void,
   ) {
     super();

@@ -1,15 +1,20 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from 'node:http2';
+import type { OnReadOpts } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { status } from '@grpc/grpc-js';
 import { MESSAGE_MAX } from '../message-max.js';
 import { type CallEnd, callEnd, endOfReset, endOfTrailers } from './call-end.js';
-import { type Connect, DataTap, WINDOW_BYTES } from './data-tap.js';
+import { DataTap, WINDOW_BYTES } from './data-tap.js';
 import { MessageReader, prefixOf } from './message-reader.js';
 
 /** Messages that wait for the network before there is no room for more. */
 const UNSENT_MAX = 16;
 
 export interface ExchangeCallOptions {
-  readonly connect: Connect;
+  /** @param onread null: as every connection */
+  readonly connect: (onread: OnReadOpts | null) => Duplex;
+  /** Pages come, and do not go: what node:http2 would do with each piece of them is not to be paid for. */
+  readonly hearsPages: boolean;
   /** `host:port`, for the header. */
   readonly authority: string;
   readonly secure: boolean;
@@ -26,9 +31,10 @@ export interface ExchangeCallOptions {
 
 /** A gRPC call that streams messages both ways, over a connection of its own (gRPC over HTTP/2). */
 export class ExchangeCall {
-  private readonly tap: DataTap;
+  private readonly connection: Duplex;
   private readonly session: ClientHttp2Session;
   private readonly stream: ClientHttp2Stream;
+  private readonly reader: MessageReader;
   private readonly options: ExchangeCallOptions;
   private unsent = 0;
   private isFull = false;
@@ -37,21 +43,19 @@ export class ExchangeCall {
 
   constructor(options: ExchangeCallOptions) {
     this.options = options;
-    const reader = new MessageReader(MESSAGE_MAX, (message) => (this.over ? null : options.received(message)));
-    const tap = new DataTap(options.connect, (data) => {
-      const refused = this.over ? null : reader.take(data);
-      if (refused !== null) this.settle(refused);
-    });
-    this.tap = tap;
+    const tap = options.hearsPages ? new DataTap(options.connect, (data) => this.take(data)) : null;
+    const connection = tap ?? options.connect(null);
+    this.connection = connection;
+    this.reader = new MessageReader(MESSAGE_MAX, (message) => (this.over ? null : options.received(message)));
     this.session = connect(`${options.secure ? 'https' : 'http'}://${options.authority}`, {
       settings: { enablePush: false, initialWindowSize: WINDOW_BYTES },
-      createConnection: () => tap,
+      createConnection: () => connection,
     });
     this.session.once('connect', () => this.session.setLocalWindowSize(WINDOW_BYTES));
     this.session.on('error', (error) => this.failed(error));
     const headers = { ':method': 'POST', ':path': options.path, te: 'trailers', 'content-type': 'application/grpc' };
     this.stream = this.session.request(headers);
-    this.listen();
+    this.listen(tap);
     this.keepAlive();
   }
 
@@ -86,12 +90,12 @@ export class ExchangeCall {
     this.stream.close(constants.NGHTTP2_CANCEL);
   }
 
-  private listen(): void {
+  private listen(tap: DataTap | null): void {
     const { stream } = this;
     stream.on('response', (headers, flags) => {
       const code = headers[':status'];
       if (code !== 200) this.settle(callEnd(status.UNAVAILABLE, `it has answered with HTTP ${code}`));
-      else if ((flags & constants.NGHTTP2_FLAG_END_STREAM) === 0) this.tap.open();
+      else if ((flags & constants.NGHTTP2_FLAG_END_STREAM) === 0) tap?.open();
       else this.settle(endOfTrailers(headers) ?? endOfReset(stream.rstCode));
     });
     stream.on('trailers', (headers) => this.settle(endOfTrailers(headers) ?? endOfReset(stream.rstCode)));
@@ -102,12 +106,17 @@ export class ExchangeCall {
       );
       this.hangUp();
     });
-    // There is nothing to be read, but its end.
-    stream.resume();
+    // Where there is a tap, nothing comes here but the end.
+    stream.on('data', (data: Buffer) => this.take(data));
+  }
+
+  private take(data: Buffer): void {
+    const refused = this.over ? null : this.reader.take(data);
+    if (refused !== null) this.settle(refused);
   }
 
   private get isLost(): boolean {
-    return this.tap.destroyed || this.session.destroyed;
+    return this.connection.destroyed || this.session.destroyed;
   }
 
   private failed(error: Error): void {
@@ -129,7 +138,7 @@ export class ExchangeCall {
 
   private hangUp(): void {
     this.session.destroy();
-    this.tap.destroy();
+    this.connection.destroy();
   }
 
   private keepAlive(): void {

@@ -49,7 +49,7 @@ const sayTo = ({ far }: Line, ...frames: Buffer[]): Buffer[] => {
   return heard;
 };
 
-describe('a call of Exchange', () => {
+describe.each([true, false])('a call of Exchange (one that hears pages: %s)', (hearsPages) => {
   const messages = [pattern(3, 1), Buffer.alloc(0), pattern(40_000, 2), pattern(1, 3), pattern(20_000, 4)];
 
   it.each([1, 2, 3, 7, 9, 10, 64, 1000, 16_393, 100_000, Number.POSITIVE_INFINITY])(
@@ -57,7 +57,7 @@ describe('a call of Exchange', () => {
     async (pieces) => {
       for (const restless of [false, true]) {
         const line = createLine({ pieces, restless });
-        const call = callOver(line);
+        const call = callOver(line, { hearsPages });
         serve(line, {}, answer(messages));
         expect(await call.ended).toEqual({ code: status.OK, details: '', statusDetails: null });
         expect(call.messages.length).toBe(messages.length);
@@ -69,7 +69,7 @@ describe('a call of Exchange', () => {
   it.each([7, 9, 100, 100_000])('hears what comes right behind the headers, read %s bytes at a time', async (pieces) => {
     for (const restless of [false, true]) {
       const line = createLine({ pieces, restless });
-      const call = callOver(line);
+      const call = callOver(line, { hearsPages });
       const text = framed(...messages);
       sayTo(
         line,
@@ -83,7 +83,7 @@ describe('a call of Exchange', () => {
 
   it('hears messages whose frames have been padded', async () => {
     const line = createLine({ pieces: 1000 });
-    const call = callOver(line);
+    const call = callOver(line, { hearsPages });
     serve(line, { paddingStrategy: constants.PADDING_STRATEGY_MAX }, answer(messages));
     expect((await call.ended).code).toBe(status.OK);
     expect(Buffer.concat(call.messages).equals(Buffer.concat(messages))).toBe(true);
@@ -91,7 +91,7 @@ describe('a call of Exchange', () => {
 
   it('is one of gRPC to whoever is called, and says what it is to say', async () => {
     const line = createLine();
-    const call = callOver(line);
+    const call = callOver(line, { hearsPages });
     const said: Buffer[] = [];
     const asked = new Promise<object>((resolve) => {
       serve(line, {}, (stream, headers) => {
@@ -119,7 +119,7 @@ describe('a call of Exchange', () => {
 
   it('has room for 16 messages that wait, and says when there is more', async () => {
     const line = createLine();
-    const call = callOver(line);
+    const call = callOver(line, { hearsPages });
     const room = Array.from({ length: 17 }, () => call.call.write(pattern(100, 1)));
     expect(room).toEqual([...new Array(15).fill(true), false, false]);
     expect(call.drained).toBe(0);
@@ -130,10 +130,10 @@ describe('a call of Exchange', () => {
   });
 });
 
-describe('the end of a call of Exchange', () => {
+describe.each([true, false])('the end of a call of Exchange (one that hears pages: %s)', (hearsPages) => {
   const endOf = (handler: (stream: ServerHttp2Stream) => void) => {
     const line = createLine();
-    const call = callOver(line);
+    const call = callOver(line, { hearsPages });
     serve(line, {}, handler);
     return call.ended;
   };
@@ -181,7 +181,7 @@ describe('the end of a call of Exchange', () => {
 
   it('may be in the last frame of data', async () => {
     const line = createLine();
-    const call = callOver(line);
+    const call = callOver(line, { hearsPages });
     sayTo(line, HEADERS, frame(DATA, END_STREAM, 1, framed(pattern(10, 1))));
     call.call.end();
     expect(await call.ended).toMatchObject({ code: status.UNKNOWN });
@@ -190,21 +190,24 @@ describe('the end of a call of Exchange', () => {
 
   it('is that of the connection, with its reason', async () => {
     const line = createLine();
-    const call = callOver({
-      ...line,
-      connect: (onread) => {
-        const connection = line.connect(onread);
-        process.nextTick(() => connection.destroy(new Error('connect ECONNREFUSED')));
-        return connection;
+    const call = callOver(
+      {
+        ...line,
+        connect: (onread) => {
+          const connection = line.connect(onread);
+          process.nextTick(() => connection.destroy(new Error('connect ECONNREFUSED')));
+          return connection;
+        },
       },
-    });
+      { hearsPages },
+    );
     expect(await call.ended).toEqual({ code: status.UNAVAILABLE, details: 'connect ECONNREFUSED', statusDetails: null });
   });
 
   it('is told once, and not where this side has ended it', async () => {
     const line = createLine();
     const codes: number[] = [];
-    const call = callOver(line);
+    const call = callOver(line, { hearsPages });
     const closed = new Promise<void>((resolve) => {
       serve(line, {}, (stream) => {
         stream.respond(GRPC);
@@ -228,21 +231,21 @@ describe('the end of a call of Exchange', () => {
     const line = createLine();
     line.far.resume();
     sayTo(line, HEADERS);
-    const call = callOver(line, { keepaliveMs: 10 });
+    const call = callOver(line, { hearsPages, keepaliveMs: 10 });
     expect(await call.ended).toEqual({ code: status.UNAVAILABLE, details: 'no sign of life within 10 ms', statusDetails: null });
     while (!line.far.destroyed) await setImmediate();
   });
 
   it('leaves no connection behind whose other end does not hear of it', async () => {
     const line = createLine({ outward: () => null });
-    const { call } = callOver(line, { keepaliveMs: 10 });
+    const { call } = callOver(line, { hearsPages, keepaliveMs: 10 });
     call.cancel();
     while (!line.far.destroyed) await setImmediate();
   });
 
   it('does not come as long as there is one', async () => {
     const line = createLine();
-    const call = callOver(line, { keepaliveMs: 5 });
+    const call = callOver(line, { hearsPages, keepaliveMs: 5 });
     const [session] = serve(line, {}, (stream) => stream.respond(GRPC));
     for (let pings = 0; pings < 5; ) {
       await new Promise((resolve) => session?.once('ping', resolve));

@@ -15,7 +15,7 @@ import { releaseAfterTest } from '../../../helpers/leftovers.js';
 /** A connection inside of this process, whose other end is `far`. */
 export interface Line {
   readonly far: Duplex;
-  readonly connect: (onread: OnReadOpts) => Duplex;
+  readonly connect: (onread: OnReadOpts | null) => Duplex;
 }
 
 export interface LineOptions {
@@ -37,7 +37,10 @@ export const createLine = ({
   let coming: Buffer = Buffer.alloc(0);
   let isPaused = false;
   const deliver = (): void => {
-    if (onread === null) return;
+    if (onread === null) {
+      for (; coming.length > 0; coming = coming.subarray(pieces)) near.push(Buffer.from(coming.subarray(0, pieces)));
+      return;
+    }
     const { callback } = onread;
     const { buffer } = onread;
     if (!Buffer.isBuffer(buffer)) throw new Error('read into no buffer');
@@ -62,7 +65,7 @@ export const createLine = ({
     override resume(): this {
       isPaused = false;
       setImmediate(deliver);
-      return this;
+      return super.resume();
     }
   })();
   const far = new Duplex({
@@ -107,6 +110,7 @@ export const callOver = ({ connect }: Line, overrides: Partial<ExchangeCallOptio
   const messages: Buffer[] = [];
   const options: ExchangeCallOptions = {
     connect,
+    hearsPages: true,
     authority: '192.0.2.1:7341',
     secure: false,
     path: '/test.Exchange',
