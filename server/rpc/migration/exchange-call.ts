@@ -47,13 +47,21 @@ export class ExchangeCall {
     const connection = tap ?? options.connect(null);
     this.connection = connection;
     this.reader = new MessageReader(MESSAGE_MAX, (message) => (this.over ? null : options.received(message)));
-    this.session = connect(`${options.secure ? 'https' : 'http'}://${options.authority}`, {
+    // Of the connection that is there no more is taken from the URL, which has its own rules for what a host may be called.
+    this.session = connect('http://localhost', {
       settings: { enablePush: false, initialWindowSize: WINDOW_BYTES },
       createConnection: () => connection,
     });
     this.session.once('connect', () => this.session.setLocalWindowSize(WINDOW_BYTES));
     this.session.on('error', (error) => this.failed(error));
-    const headers = { ':method': 'POST', ':path': options.path, te: 'trailers', 'content-type': 'application/grpc' };
+    const headers = {
+      ':method': 'POST',
+      ':scheme': options.secure ? 'https' : 'http',
+      ':authority': options.authority,
+      ':path': options.path,
+      te: 'trailers',
+      'content-type': 'application/grpc',
+    };
     this.stream = this.session.request(headers);
     this.listen(tap);
     this.keepAlive();
