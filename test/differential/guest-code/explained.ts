@@ -220,6 +220,12 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     explains: ({ guest, differences }) => guest.mode !== 'long' && differences.every(isUpperHalf),
   },
   {
+    name: 'bit_scan_of_zero',
+    reason:
+      'BSF and BSR of zero leave their destination as it was on processors of AMD; others may clear the upper half of one of 32 bits.',
+    explains: ({ guest, differences }) => usesTwo(guest, [0xbc, 0xbd]) && differences.every(isUpperHalf),
+  },
+  {
     name: 'double_shift_of_16_bits',
     reason: 'SHLD and SHRD of 16 bits by more than 16 have an undefined result.',
     explains: ({ guest: { mode, instructions } }) =>
