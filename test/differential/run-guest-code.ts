@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { createInProcessHost } from '../conformance/in-process-host.js';
-import { describeCase, generateCase } from './guest-code/case.js';
+import { describeCase, type GuestCase, generateCase } from './guest-code/case.js';
 import { GuestComparison, type Verdict } from './guest-code/compare.js';
 import { shrinkCase } from './guest-code/shrink.js';
 import { NativeHost } from './native/backend-native.js';
@@ -48,10 +48,22 @@ const start = async (native: NativeHost): Promise<{ comparison: GuestComparison;
   return { comparison, finish };
 };
 
-/** @param first the verdict that the search came upon; if it does not come again, something is left of the cases before. */
-const describe = async (seed: number, comparison: GuestComparison, first: Verdict): Promise<string> => {
-  const small = await shrinkCase(generateCase(seed), async (guest) => isDifferent(await comparison.compare(guest)));
-  const verdict = await comparison.compare(small);
+/**
+ * A case is made smaller on machines of its own, a new one after each case that has left the last one stuck.
+ * @param first the verdict that the search came upon; if it does not come again, something is left of the cases before
+ */
+const describe = async (seed: number, native: NativeHost, first: Verdict): Promise<string> => {
+  let machine = await start(native);
+  const compare = async (guest: GuestCase): Promise<Verdict> => {
+    if (machine.comparison.stuck) {
+      await machine.finish();
+      machine = await start(native);
+    }
+    return await machine.comparison.compare(guest);
+  };
+  const small = await shrinkCase(generateCase(seed), async (guest) => isDifferent(await compare(guest)));
+  const verdict = await compare(small);
+  await machine.finish();
   const shown = verdict.kind === 'different' ? verdict : first;
   const lines = shown.kind === 'different' ? shown.differences : [];
   const fields = lines.map(({ field, real, simulated }) => `  ${field}: real ${real}, simulated ${simulated}`);
@@ -69,13 +81,13 @@ export const runGuestCode = async (options: GuestRunOptions): Promise<GuestRunRe
   const isDone = (): boolean =>
     next >= options.count || differences.length >= options.differencesMax || performance.now() > options.deadline;
 
-  const compareOne = async (seed: number, comparison: GuestComparison): Promise<void> => {
+  const compareOne = async (seed: number, comparison: GuestComparison, native: NativeHost): Promise<void> => {
     const verdict = await comparison.compare(generateCase(seed));
     cases++;
     if (verdict.kind === 'same') count(exits, verdict.exit.split(' ')[0] ?? '');
     else if (verdict.kind === 'explained') count(explained, verdict.name);
     else {
-      const difference = await describe(seed, comparison, verdict);
+      const difference = await describe(seed, native, verdict);
       differences.push(difference);
       options.found?.(difference);
     }
@@ -86,7 +98,7 @@ export const runGuestCode = async (options: GuestRunOptions): Promise<GuestRunRe
     while (!isDone()) {
       const { comparison, finish } = await start(native);
       for (let left = CASES_PER_MACHINE; left > 0 && !isDone() && !comparison.stuck; left--)
-        await compareOne(options.seed + next++, comparison);
+        await compareOne(options.seed + next++, comparison, native);
       await finish();
     }
     native.close();

@@ -114,6 +114,10 @@ const hasFarBranchAway = ({ mode, instructions }: GuestCase): boolean =>
 const isUpperHalf = ({ field, real, simulated }: GuestDifference): boolean =>
   GENERAL_REGISTER.test(field) && lower(real) === lower(simulated);
 
+/** Those that say something: outside 64-bit mode the upper halves of registers hold anything. */
+const withoutUpperHalves = ({ mode }: GuestCase, differences: readonly GuestDifference[]): readonly GuestDifference[] =>
+  mode === 'long' ? differences : differences.filter((difference) => !isUpperHalf(difference));
+
 /** Data segments that cannot be written: code, or data that is read-only. */
 const hasReadOnlySegment = ({ sregs }: GuestOutcome): boolean =>
   [sregs.ds, sregs.es, sregs.fs, sregs.gs].some(({ type, present }) => present === 1 && ((type & 8) !== 0 || (type & 2) === 0));
@@ -149,8 +153,10 @@ const has16BitOperands = (mode: Mode, bytes: Uint8Array): boolean => {
  */
 const onlyFlags = ({ guest, real, simulated, differences }: GuestAnswers, flags: bigint): boolean => {
   if (guest.instructions.length > 1) return true;
-  const others = differences.filter((difference) => guest.mode === 'long' || !isUpperHalf(difference));
-  return only(others, ['rflags']) && ((real.registers.rflags ^ simulated.registers.rflags) & ~flags) === 0n;
+  return (
+    only(withoutUpperHalves(guest, differences), ['rflags']) &&
+    ((real.registers.rflags ^ simulated.registers.rflags) & ~flags) === 0n
+  );
 };
 
 export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
@@ -298,7 +304,7 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
     explains: ({ guest, differences, real, simulated }) =>
       hasRepeatPrefix(guest) &&
       uses(guest, STRINGS) &&
-      only(differences, ['rflags']) &&
+      only(withoutUpperHalves(guest, differences), ['rflags']) &&
       (real.registers.rflags ^ simulated.registers.rflags) === RESUME,
   },
   {
