@@ -85,10 +85,13 @@ export function setRealSegment(core: Core, segment: number, selector: number): v
   core.deriveMode();
 }
 
-/** Makes a data segment unusable; it keeps its base and limit, as AMD's processors do. */
+/** Makes a data segment unusable, and clears its base and limit (NullSelectorClearsBase, CPUID 8000_0021h EAX[6]: Zen 3 and later). */
 export function setNullSegment(core: Core, segment: number, selector: number): void {
   const { state } = core;
   state.selector[segment] = selector;
+  state.baseLo[segment] = 0;
+  state.baseHi[segment] = 0;
+  state.limit[segment] = 0;
   state.attributes[segment] = (state.attributes[segment] & (segment === Seg.SS ? Attr.DB : 0)) | Attr.UNUSABLE;
   if (segment === Seg.SS) state.attributes[segment] |= core.cpl << Attr.DPL_SHIFT;
   core.deriveMode();

@@ -259,6 +259,11 @@ export const GUEST_EXPLANATIONS: readonly GuestExplanation[] = [
       DELIVERY_FAULT_VECTORS.some((vector) => isAtHandler(simulated, vector)),
   },
   {
+    name: 'frame_over_descriptors',
+    reason: 'An exception whose frame lies over the GDT or IDT: kvm_pvm reads descriptors when it has pushed it, and shuts down.',
+    explains: ({ guest, real, simulated }) => real.exit === 'SHUTDOWN' && hasOverwrittenDescriptors(guest, simulated),
+  },
+  {
     name: 'event_clears_alignment_check',
     reason: 'kvm_pvm clears RFLAGS.AC when it delivers an event; an interrupt or trap gate does not.',
     explains: ({ real, simulated, differences }) =>

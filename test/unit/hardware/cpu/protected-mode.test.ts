@@ -197,6 +197,13 @@ describe('segment loads', () => {
     }
   });
 
+  it('clears base and limit of a segment that a null selector is loaded into', () => {
+    setUp(machine, load(0));
+    machine.cpu.state.setSegment('ds', { ...flatSegment(16, 3, { db: 1 }), base: 0x1234_0000n });
+    expect(run()).toEqual({ kind: 'hlt' });
+    expect(machine.cpu.state.segment('ds')).toMatchObject({ selector: 0, base: 0n, limit: 0, unusable: 1 });
+  });
+
   it('takes an expand-down segment above its limit only', () => {
     setUp(machine, 'a100500000 a1ff0f0000');
     machine.cpu.state.setSegment('ds', { ...flatSegment(16, 7, { db: 1 }), limit: 0x1fff });
