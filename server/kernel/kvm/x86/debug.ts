@@ -89,19 +89,24 @@ export const exitDebug = (vcpu: Vcpu, exception: number, dr6: number): Turn => {
   return 'to-user';
 };
 
-/** `db_interception`: the debugger's, or the guest's own. */
-export const debugException = (vcpu: Vcpu, dr6: number): Turn => {
-  const { guestDebug, state } = vcpu.arch;
-  if ((guestDebug.control & (KVM_GUESTDBG.SINGLESTEP | KVM_GUESTDBG.USE_HW_BP)) !== 0) return exitDebug(vcpu, Vector.DB, dr6);
+/** The guest gets #DB, with these reasons in DR6. */
+const queueDebugException = (vcpu: Vcpu, dr6: number): Turn => {
+  const { state } = vcpu.arch;
   state.setDebugRegister(DR6, (state.debugRegister(DR6) & ~0xfn) | BigInt((dr6 | DR6_FIXED) >>> 0));
   queueException(vcpu, Vector.DB);
   return 'again';
 };
 
+/** `db_interception`: the debugger's, or the guest's own. */
+export const debugException = (vcpu: Vcpu, dr6: number): Turn =>
+  (vcpu.arch.guestDebug.control & (KVM_GUESTDBG.SINGLESTEP | KVM_GUESTDBG.USE_HW_BP)) !== 0
+    ? exitDebug(vcpu, Vector.DB, dr6)
+    : queueDebugException(vcpu, dr6);
+
 /** `kvm_vcpu_do_singlestep`, where there is a step to end. `traced`: RFLAGS.TF was set before the instruction. */
 export const doSinglestep = (vcpu: Vcpu, traced: boolean): Turn => {
   if ((vcpu.arch.guestDebug.control & KVM_GUESTDBG.SINGLESTEP) !== 0) return exitDebug(vcpu, Vector.DB, DR6_BS);
-  return traced ? debugException(vcpu, DR6_BS) : 'again';
+  return traced ? queueDebugException(vcpu, DR6_BS) : 'again';
 };
 
 /**

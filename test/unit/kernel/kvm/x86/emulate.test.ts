@@ -8,6 +8,7 @@ import { CODE, Guest } from './guest.js';
 /** No memory is there. */
 const DEVICE = 0x20000;
 const RF = 0x10000n;
+const TF = 0x100n;
 const DF = 0x400n;
 const ZF = 0x40n;
 const CF = 1n;
@@ -131,6 +132,17 @@ describe('an emulated instruction', () => {
     expect(storing.run()).toEqual(MMIO);
     expect(storing.run().reason).toBe(KVM_EXIT.DEBUG);
     expect(storing.runPage(kvm_run__debug).pc).toBe(BigInt(CODE + 3));
+  });
+
+  it('is traced by the guest itself, also where the debugger has the breakpoints', () => {
+    const guest = guestAtDevice(LOAD, { rflags: 2n | TF });
+    const control = KVM_GUESTDBG.ENABLE | KVM_GUESTDBG.USE_HW_BP;
+    guest.must(guest.vcpuFd, IOCTL.KVM_SET_GUEST_DEBUG, kvm_guest_debug.encode({ control }));
+    guest.write(4, '00200000'); // IVT: #DB at 0x2000
+    guest.write(0x2000, 'f4');
+    expect(guest.run()).toEqual(MMIO);
+    expect(guest.run().reason).toBe(KVM_EXIT.HLT);
+    expect(guest.regs.rip).toBe(0x2001n);
   });
 
   it('goes on with the RFLAGS that it was decoded with', () => {
