@@ -25,6 +25,7 @@ import {
 } from '../../uapi/sev-structs.js';
 import { SEV_FW_BLOB_MAX_SIZE } from './firmware-buffers.js';
 import type { Psp } from './psp.js';
+import { KMALLOC_MAX_SIZE, pspCopyUserBlob } from './user-blob.js';
 
 /** What a command of `/dev/sev` works on. */
 interface Call {
@@ -42,13 +43,6 @@ const invalid = (reason: string, kernelRef: string, field: string, given: number
 
 const readOnly = (kernelRef: string): Failure =>
   new Failure('EPERM', 'SEV_FD_READ_ONLY', kernelRef, { expected: 'open for writing' });
-
-/** `psp_copy_user_blob`. */
-const copyBlob = (user: UserCopy, field: string, address: bigint, length: number): Result<Uint8Array> => {
-  if (address === 0n || length === 0 || length > SEV_FW_BLOB_MAX_SIZE)
-    return invalid('BLOB_LENGTH', 'psp_copy_user_blob', field, length);
-  return user.copyIn(address, length);
-};
 
 const factoryReset: Handler = ({ psp, writable }) => {
   if (!writable) return readOnly('sev_ioctl_do_reset');
@@ -133,9 +127,9 @@ const pekCertImport: Handler = ({ psp, user, data, writable }) => {
   const bytes = user.copyIn(data, sev_user_data_pek_cert_import.size);
   if (failed(bytes)) return bytes;
   const given = sev_user_data_pek_cert_import.decode(bytes);
-  const pek = copyBlob(user, 'pek_cert_address', given.pek_cert_address, given.pek_cert_len);
+  const pek = pspCopyUserBlob(user, 'pek_cert_address', given.pek_cert_address, given.pek_cert_len);
   if (failed(pek)) return pek;
-  const oca = copyBlob(user, 'oca_cert_address', given.oca_cert_address, given.oca_cert_len);
+  const oca = pspCopyUserBlob(user, 'oca_cert_address', given.oca_cert_address, given.oca_cert_len);
   if (failed(oca)) return oca;
   return psp.withPlatform(() => {
     psp.buffers.write(psp.buffers.blob(0), pek);
@@ -167,15 +161,13 @@ const getId: Handler = ({ psp, user, data }) => {
   return refused ?? user.copyOut(data, sev_user_data_get_id.encode({ socket1: id }));
 };
 
-/** Largest allocation of the kernel, 4 MiB. How long an identity may be is not for software to assume. */
-const KMALLOC_MAX = 4 * 2 ** 20;
-
+/** How long an identity may be is not for software to assume. */
 const getId2: Handler = ({ psp, user, data }) => {
   const kernelRef = 'sev_ioctl_do_get_id2';
   const bytes = user.copyIn(data, sev_user_data_get_id2.size);
   if (failed(bytes)) return bytes;
   const given = sev_user_data_get_id2.decode(bytes);
-  if (given.address !== 0n && given.length > KMALLOC_MAX)
+  if (given.address !== 0n && given.length > KMALLOC_MAX_SIZE)
     return new Failure('ENOMEM', 'ID_LENGTH', kernelRef, { field: 'length', given: String(given.length) });
   const room = Math.min(given.length, SEV_FW_BLOB_MAX_SIZE);
   const { refused, length, id } = readId(psp, given.address === 0n ? 0 : room, kernelRef);
@@ -237,7 +229,7 @@ const snpVlekLoad: Handler = ({ psp, user, data, writable }) => {
   if (given.len !== sev_user_data_snp_vlek_load.size) return invalid('VLEK_LENGTH', kernelRef, 'len', given.len);
   if (given.vlek_wrapped_version !== 0)
     return invalid('VLEK_WRAPPED_VERSION', kernelRef, 'vlek_wrapped_version', given.vlek_wrapped_version);
-  const blob = copyBlob(user, 'vlek_wrapped_address', given.vlek_wrapped_address, SNP_WRAPPED_VLEK_HASHSTICK_SIZE);
+  const blob = pspCopyUserBlob(user, 'vlek_wrapped_address', given.vlek_wrapped_address, SNP_WRAPPED_VLEK_HASHSTICK_SIZE);
   if (failed(blob)) return blob;
   if (psp.snp === null) return noSnp(kernelRef);
   return psp.snp.withInit(() => {

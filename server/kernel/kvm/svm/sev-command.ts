@@ -1,6 +1,6 @@
 import type { CommandName } from '../../../hardware/amd/command-ids.js';
-import { SEV_FW_BLOB_MAX_SIZE } from '../../drivers/ccp/firmware-buffers.js';
 import { SevFile } from '../../drivers/ccp/sev-dev.js';
+import { pspCopyUserBlob } from '../../drivers/ccp/user-blob.js';
 import { Failure, failed, type Result } from '../../failure.js';
 import type { UserCopy } from '../../fs/ioctl-arg.js';
 import type { Task } from '../../sched/task.js';
@@ -39,17 +39,26 @@ export const copyParams = <F extends Fields>({ user, data }: SevCall, layout: St
 export const copyParamsOut = <F extends Fields>({ user, data }: SevCall, layout: Struct<F>, value: ValueOf<F>): Failure | null =>
   user.copyOut(data, layout.encode(value));
 
-/** `psp_copy_user_blob`: a blob of 1 to 16384 bytes. */
-export const copyBlob = ({ user }: SevCall, field: string, address: bigint, length: number): Result<Uint8Array> => {
-  if (length === 0 || length > SEV_FW_BLOB_MAX_SIZE)
-    return new Failure('EINVAL', 'BLOB_LENGTH', 'psp_copy_user_blob', { field, given: String(length) });
-  return user.copyIn(address, length);
-};
+/** `psp_copy_user_blob`. */
+export const copyBlob = ({ user }: SevCall, field: string, address: bigint, length: number): Result<Uint8Array> =>
+  pspCopyUserBlob(user, field, address, length);
 
 /** Puts a blob where the firmware can read it, and gives its physical address. */
 export const placeBlob = ({ module: { psp } }: SevCall, slot: number, blob: Uint8Array): number => {
   psp.buffers.write(psp.buffers.blob(slot), blob);
   return psp.buffers.blob(slot);
+};
+
+/**
+ * What userspace gets of a blob that the firmware has written, in a buffer of the `length` that userspace gave. The kernel's
+ * buffer is zeroed before: behind what was written there is nothing of the commands before.
+ */
+export const writtenBlob = ({ module: { psp } }: SevCall, slot: number, written: number, length: number): Uint8Array => {
+  const bytes = psp.buffers.read(psp.buffers.blob(slot), Math.min(written, length));
+  if (bytes.length === length) return bytes;
+  const padded = new Uint8Array(length);
+  padded.set(bytes);
+  return padded;
 };
 
 /**

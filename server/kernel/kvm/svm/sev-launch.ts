@@ -28,6 +28,7 @@ import {
   requireSevGuest,
   type SevCall,
   type SevHandler,
+  writtenBlob,
 } from './sev-command.js';
 import { clflushPages, contiguousChunks, pinMemory, unpinMemory } from './sev-memory.js';
 
@@ -151,7 +152,7 @@ export const launchMeasure: SevHandler = (call) => {
   const failure = issue(call, 'LAUNCH_MEASURE', buffer, kernelRef);
   if (params.len !== 0 && failure !== null) return failure;
   const len = LAUNCH_MEASURE.measureLength.get(buffer);
-  const uncopied = wanted ? user.copyOut(params.uaddr, module.psp.buffers.read(blob, Math.min(len, params.len))) : null;
+  const uncopied = wanted ? user.copyOut(params.uaddr, writtenBlob(call, 0, len, params.len)) : null;
   return copyParamsOut(call, kvm_sev_launch_measure, { ...params, len }) ?? uncopied ?? failure;
 };
 
@@ -177,7 +178,7 @@ export const getAttestationReport: SevHandler = (call) => {
   const failure = issue(call, 'ATTESTATION', buffer, kernelRef);
   if (params.len !== 0 && failure !== null) return failure;
   const len = ATTESTATION.length.get(buffer);
-  const uncopied = wanted ? user.copyOut(params.uaddr, module.psp.buffers.read(blob, Math.min(len, params.len))) : null;
+  const uncopied = wanted ? user.copyOut(params.uaddr, writtenBlob(call, 0, len, params.len)) : null;
   return copyParamsOut(call, kvm_sev_attestation_report, { ...params, len }) ?? uncopied ?? failure;
 };
 

@@ -96,7 +96,6 @@ const FINISH_FLAG = { ID_BLOCK_EN: 1, AUTH_KEY_EN: 2, VCEK_DIS: 4 } as const;
 
 /** Puts one of the blocks with the owner's signatures where the firmware reads it; its address. */
 const placeIdBlob = (call: SevCall, slot: number, field: string, address: bigint, length: number): number | Failure => {
-  if (address === 0n) return invalid('ID_BLOB_ADDRESS', 'psp_copy_user_blob', field, address, 'not 0');
   const blob = copyBlob(call, field, address, length);
   return failed(blob) ? blob : placeBlob(call, slot, blob);
 };

@@ -7,6 +7,7 @@ import {
   kvm_sev_attestation_report,
   kvm_sev_dbg,
   kvm_sev_launch_measure,
+  kvm_sev_launch_secret,
   kvm_sev_launch_start,
 } from '../../../../../server/kernel/uapi/sev-structs.js';
 import { createSevRig, OUT_AND_HALT, type Vmm } from './sev-rig.js';
@@ -120,6 +121,35 @@ describe('the launch of a SEV guest', () => {
     expect(vmm.status(guest).state).toBe(LAUNCHING);
     expect(measure(vmm, guest.fd, vmm.map(null, PAGE_SIZE), 0x4001).result).toBe('EINVAL');
     expect(measure(vmm, guest.fd, 0x5000, 48).result).toBe('EFAULT');
+  });
+
+  it('fills the whole of a buffer that is longer than what it asks for', () => {
+    const { vmm } = createSevRig();
+    const guest = vmm.createSevGuest();
+    const room = 1024;
+    const uaddr = vmm.map(null, PAGE_SIZE);
+    vmm.write(uaddr, new Uint8Array(room).fill(0xee));
+    const request = { mnonce: new Uint8Array(16), uaddr: BigInt(uaddr), len: room };
+    vmm.must(vmm.command(guest.fd, 'GET_ATTESTATION_REPORT', kvm_sev_attestation_report.encode(request)));
+    expect(vmm.read(uaddr, room).subarray(208)).toEqual(new Uint8Array(room - 208));
+    vmm.write(uaddr, new Uint8Array(room).fill(0xee));
+    expect(vmm.must(measure(vmm, guest.fd, uaddr, room))).toMatchObject({ len: 48 });
+    expect(vmm.read(uaddr, room).subarray(48)).toEqual(new Uint8Array(room - 48));
+  });
+
+  it('EINVAL for a secret of which the header or the data are missing', () => {
+    const { vmm } = createSevRig();
+    const guest = vmm.createSevGuest();
+    const uaddr = BigInt(vmm.map(null, PAGE_SIZE));
+    const secret = { hdr_uaddr: uaddr, hdr_len: 52, guest_uaddr: uaddr, guest_len: 16, trans_uaddr: uaddr, trans_len: 16 };
+    const inject = (change: object) => {
+      const request = kvm_sev_launch_secret.encode({ ...secret, ...change });
+      return vmm.command(guest.fd, 'LAUNCH_SECRET', request).failure?.reason;
+    };
+    expect(inject({ hdr_uaddr: 0n })).toBe('BLOB_ADDRESS');
+    expect(inject({ trans_uaddr: 0n })).toBe('BLOB_ADDRESS');
+    expect(inject({ trans_len: 0x4001 })).toBe('BLOB_LENGTH');
+    expect(inject({ guest_len: 0 })).toBe('PIN_RANGE');
   });
 
   it('copies data in and out of a guest that allows debugging, at any offset', () => {

@@ -123,6 +123,58 @@ describe('a SEV guest that is sent to another host', () => {
     expect(here.vmm.status(source).state).toBe(3);
   });
 
+  it('gives nothing of other commands’ blobs away in buffers that are longer than what the firmware writes', () => {
+    const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there' })];
+    const { vmm } = here;
+    const source = vmm.createSevGuest({ policy: 1 });
+    const from = vmm.map(null, PAGE_SIZE);
+    vmm.must(vmm.updateData(source, from, PAGE_SIZE));
+    vmm.must(vmm.command(source.fd, 'LAUNCH_FINISH'));
+    sendStart(vmm, source, certificates(there));
+    // Somebody else's guest is debugged, and its plaintext passes through the kernel's buffer, page by page.
+    const other = here.spawn();
+    const debugged = other.createSevGuest();
+    const secret = new Uint8Array(PAGE_SIZE).fill(0x5a);
+    const [ram, plain] = [other.map(null, PAGE_SIZE), other.map(null, 2 * PAGE_SIZE)];
+    other.write(ram, secret);
+    other.must(other.updateData(debugged, ram, PAGE_SIZE));
+    const dbg = { src_uaddr: BigInt(ram), dst_uaddr: BigInt(plain), len: PAGE_SIZE };
+    other.must(other.command(debugged.fd, 'DBG_DECRYPT', kvm_sev_dbg.encode(dbg)));
+    expect(other.read(plain, PAGE_SIZE)).toEqual(secret);
+
+    const room = 32 * PAGE_SIZE;
+    const [header, transport] = [vmm.map(null, room), vmm.map(null, room)];
+    for (const address of [header, transport]) vmm.write(address, new Uint8Array(room).fill(0xee));
+    const packet = { hdr_uaddr: BigInt(header), hdr_len: room, trans_uaddr: BigInt(transport), trans_len: room };
+    const request = { ...packet, guest_uaddr: BigInt(from), guest_len: 64 };
+    vmm.must(vmm.command(source.fd, 'SEND_UPDATE_DATA', kvm_sev_send_update_data.encode(request)));
+    expect(vmm.read(header, room).subarray(52)).toEqual(new Uint8Array(room - 52));
+    expect(vmm.read(transport, room).subarray(64)).toEqual(new Uint8Array(room - 64));
+    const huge = kvm_sev_send_update_data.encode({ ...request, hdr_len: 2 ** 22 + 1 });
+    expect(vmm.command(source.fd, 'SEND_UPDATE_DATA', huge).result).toBe('ENOMEM');
+  });
+
+  it('says how long a session is to who has too short a buffer for it, and clears what is left of a longer one', () => {
+    const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there' })];
+    const { vmm } = here;
+    const source = vmm.createSevGuest();
+    vmm.must(vmm.command(source.fd, 'LAUNCH_FINISH'));
+    const to = certificates(there);
+    const session = place(vmm, new Uint8Array(256).fill(0xee));
+    const request = {
+      ...{ pdh_cert_uaddr: place(vmm, to.pdh), pdh_cert_len: to.pdh.length },
+      ...{ plat_certs_uaddr: place(vmm, to.chain), plat_certs_len: to.chain.length },
+      ...{ amd_certs_uaddr: place(vmm, to.amd), amd_certs_len: to.amd.length, session_uaddr: session },
+    };
+    const start = (change: object) => vmm.command(source.fd, 'SEND_START', kvm_sev_send_start.encode({ ...request, ...change }));
+    const short = start({ session_len: 127 });
+    expect([short.result, short.error, kvm_sev_send_start.decode(short.data).session_len]).toEqual(['EIO', INVALID_LENGTH, 128]);
+    expect(start({ session_len: 128, plat_certs_uaddr: 0n }).result).toBe('EINVAL');
+    const started = vmm.must(start({ session_len: 256 }));
+    expect(kvm_sev_send_start.decode(started.data).session_len).toBe(128);
+    expect(vmm.read(Number(session), 256).subarray(128)).toEqual(new Uint8Array(128));
+  });
+
   it('EINVAL for a packet that crosses a page or lacks a part', () => {
     const { vmm } = createSevRig();
     const { fd } = vmm.createSevGuest();
@@ -137,6 +189,7 @@ describe('a SEV guest that is sent to another host', () => {
     expect(send({ guest_uaddr: address + 4090n })).toMatchObject({ result: 'EINVAL' });
     expect(send({ guest_len: 4097 })).toMatchObject({ result: 'EINVAL' });
     expect(send({ trans_uaddr: 0n })).toMatchObject({ result: 'EINVAL' });
+    expect(send({ guest_len: 0 })).toMatchObject({ result: 'EINVAL' });
     const receive = (change: object) =>
       vmm.command(
         fd,
