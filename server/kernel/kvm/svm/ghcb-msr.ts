@@ -8,7 +8,6 @@ import {
   ghcbMsrData,
   ghcbMsrSevInfo,
 } from '../../../hardware/amd/ghcb.js';
-import { Failure } from '../../failure.js';
 import { KVM_EXIT, KVM_SYSTEM_EVENT } from '../../uapi/constants.js';
 import { kvm_run__system_event } from '../../uapi/kvm-run.js';
 import type { Vcpu } from '../vcpu.js';
@@ -43,7 +42,8 @@ const CPUID_REGISTERS = ['eax', 'ebx', 'ecx', 'edx'] as const;
 
 /**
  * `sev_handle_vmgexit_msr_protocol`: what a guest asks for before it has a GHCB, in the GHCB MSR itself; the answer is
- * there when it goes on. A request that nobody knows ends KVM_RUN with EINVAL, one for SNP guests terminates any other.
+ * there when it goes on. A request that nobody knows stays where it is, which is the guest's to see; one for SNP guests
+ * terminates any other.
  */
 export const handleMsrProtocol = (vcpu: Vcpu, request: bigint): VendorExit => {
   const { vmcb, sevEs } = toSvm(vcpu);
@@ -78,11 +78,6 @@ export const handleMsrProtocol = (vcpu: Vcpu, request: bigint): VendorExit => {
     case GHCB_MSR.TERMINATE:
       return terminate(vcpu, request);
     default:
-      return {
-        kind: 'failed',
-        failure: new Failure('EINVAL', 'GHCB_MSR_REQUEST_UNKNOWN', 'sev_handle_vmgexit_msr_protocol', {
-          request: `0x${request.toString(16)}`,
-        }),
-      };
+      return HANDLED;
   }
 };

@@ -1,13 +1,14 @@
 import { GHCB, setGhcbField } from '../../../hardware/amd/ghcb.js';
 import { type Gpa, PAGE_SIZE } from '../../../hardware/units.js';
+import { Failure } from '../../failure.js';
 import type { Task } from '../../sched/task.js';
 import type { Vcpu } from '../vcpu.js';
 import type { Turn } from '../x86/vcpu-arch.js';
-import { guestAddress, mapGuestPage } from './guest-memory.js';
+import { guestAddress, mapGuestPage, readGuest } from './guest-memory.js';
 import type { SevModule } from './sev-module.js';
 
 /** `GHCB_SCRATCH_AREA_LIMIT`. */
-export const SCRATCH_LIMIT = 16 * 1024;
+const SCRATCH_LIMIT = 16 * PAGE_SIZE;
 
 /** What the host writes into `sw_exit_info_1` when a request is malformed, and why into `sw_exit_info_2`. */
 const MALFORMED_INPUT = 2n;
@@ -82,13 +83,22 @@ export const answerRegisters = (request: GhcbRequest, values: Partial<Record<Reg
     }
   });
 
-/** `setup_vmgexit_scratch`: where the data lies; part of the GHCB itself, or shared memory of at most 16 KiB. */
-export const scratchArea = ({ scratch, ghcb }: GhcbRequest, length: number): Gpa | null => {
-  const start = scratch === null || scratch === 0n ? null : guestAddress(scratch);
-  if (start === null) return null;
-  const end = start + length;
-  const inGhcb = start >= ghcb && start < ghcb + PAGE_SIZE;
-  const buffer = ghcb + GHCB.sharedBuffer.offset;
-  if (inGhcb) return start >= buffer && end <= buffer + GHCB.sharedBuffer.size ? start : null;
-  return length <= SCRATCH_LIMIT ? start : null;
+/**
+ * `setup_vmgexit_scratch`: where the data lies; in the shared buffer of the GHCB itself, or in at most 64 KiB of other shared
+ * memory. Where it cannot lie is the guest's to hear; EFAULT: there is no memory.
+ */
+export const scratchArea = (request: GhcbRequest, length: bigint): Gpa | Turn => {
+  const { vcpu, scratch, ghcb } = request;
+  if (scratch === null) return reject(request, GHCB_ERR.MISSING_INPUT);
+  const end = scratch + length;
+  if (scratch === 0n || end >= 2n ** 64n) return reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
+  const start = guestAddress(scratch);
+  if (start !== null && start >= ghcb && start < ghcb + PAGE_SIZE) {
+    const buffer = ghcb + GHCB.sharedBuffer.offset;
+    const fits = start >= buffer && end <= BigInt(buffer + GHCB.sharedBuffer.size);
+    return fits ? start : reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
+  }
+  if (length > BigInt(SCRATCH_LIMIT)) return reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
+  if (start !== null && readGuest(vcpu, start, Number(length)) !== null) return start;
+  return new Failure('EFAULT', 'SCRATCH_AREA_MISSING', 'setup_vmgexit_scratch', { gpa: `0x${scratch.toString(16)}` });
 };

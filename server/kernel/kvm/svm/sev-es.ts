@@ -11,16 +11,7 @@ import type { Turn } from '../x86/vcpu-arch.js';
 import { holdForSipi } from './ap-reset-hold.js';
 import { monitor, msrAccess, mwait, rdpmc, rdtscp, vmmcall } from './ghcb-instructions.js';
 import { GHCB_HV_FT_SUPPORTED, handleMsrProtocol, terminate } from './ghcb-msr.js';
-import {
-  answerRegisters,
-  GHCB_ERR,
-  type GhcbHandler,
-  type GhcbRequest,
-  reject,
-  SCRATCH_LIMIT,
-  scratchArea,
-  succeed,
-} from './ghcb-request.js';
+import { answerRegisters, GHCB_ERR, type GhcbHandler, type GhcbRequest, reject, scratchArea, succeed } from './ghcb-request.js';
 import { guestAddress, mapGuestPage, readGuest, writeGuest } from './guest-memory.js';
 import { mmioRead, mmioWrite, portIn, portOut } from './sev-es-io.js';
 import { isSevSnpGuest, toSevInfo } from './sev-info.js';
@@ -35,10 +26,10 @@ const IOIO = { IN: 1n, STRING: 4n, SIZE_SHIFT: 4n, SIZE_MASK: 7n, PORT_SHIFT: 16
 
 const mmioReadExit: GhcbHandler = (request) => {
   const address = guestAddress(request.info1);
-  const length = Number(request.info2);
-  const area = scratchArea(request, length);
-  if (address === null || area === null) return reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
-  return mmioRead(request.vcpu, address, length, (data) => {
+  const area = scratchArea(request, request.info2);
+  if (typeof area !== 'number') return area;
+  if (address === null) return reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
+  return mmioRead(request.vcpu, address, Number(request.info2), (data) => {
     writeGuest(request.vcpu, area, data);
     return 'again';
   });
@@ -46,9 +37,9 @@ const mmioReadExit: GhcbHandler = (request) => {
 
 const mmioWriteExit: GhcbHandler = (request) => {
   const address = guestAddress(request.info1);
-  const length = Number(request.info2);
-  const area = scratchArea(request, length);
-  const data = area === null ? null : readGuest(request.vcpu, area, length);
+  const area = scratchArea(request, request.info2);
+  if (typeof area !== 'number') return area;
+  const data = readGuest(request.vcpu, area, Number(request.info2));
   if (address === null || data === null) return reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
   return mmioWrite(request.vcpu, address, data);
 };
@@ -59,12 +50,12 @@ const operandSize = (info1: bigint): 1 | 2 | 4 | null => {
 };
 
 const ioExit: GhcbHandler = (request) => {
-  const { vcpu, info1, info2, rax } = request;
+  const { vcpu, info1, rax } = request;
   const size = operandSize(info1);
   if (size === null) return reject(request, GHCB_ERR.INVALID_INPUT);
   const port = Number((info1 >> IOIO.PORT_SHIFT) & 0xffffn);
   const isIn = (info1 & IOIO.IN) !== 0n;
-  if ((info1 & IOIO.STRING) !== 0n) return stringIo(request, { port, size, count: Number(info2) }, isIn);
+  if ((info1 & IOIO.STRING) !== 0n) return stringIo(request, port, size, isIn);
   if (isIn)
     return portIn(vcpu, { port, size, count: 1 }, (data) => {
       let value = 0n;
@@ -78,20 +69,22 @@ const ioExit: GhcbHandler = (request) => {
   return portOut(vcpu, { port, size, count: 1 }, data);
 };
 
-/** `sev_es_string_io`. */
-const stringIo = (request: GhcbRequest, access: { port: number; size: 1 | 2 | 4; count: number }, isIn: boolean): Turn => {
-  const { vcpu } = request;
-  const length = access.size * access.count;
-  if (access.count === 0 || length > SCRATCH_LIMIT)
-    return new Failure('EINVAL', 'STRING_IO_COUNT', 'sev_es_string_io', { given: String(access.count) });
+const INT_MAX = 2n ** 31n - 1n;
+
+/** `sev_es_string_io`: exit_info_2 has the number of elements. */
+const stringIo = (request: GhcbRequest, port: number, size: 1 | 2 | 4, isIn: boolean): Turn => {
+  const { vcpu, info2 } = request;
+  const length = info2 * BigInt(size);
+  if (length > INT_MAX) return new Failure('EINVAL', 'STRING_IO_COUNT', 'sev_es_string_io', { given: String(info2) });
   const area = scratchArea(request, length);
-  if (area === null) return reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
+  if (typeof area !== 'number') return area;
+  const access = { port, size, count: Number(info2) };
   if (isIn)
     return portIn(vcpu, access, (data) => {
       writeGuest(vcpu, area, data);
       return 'again';
     });
-  const data = readGuest(vcpu, area, length);
+  const data = readGuest(vcpu, area, Number(length));
   return data === null ? reject(request, GHCB_ERR.INVALID_SCRATCH_AREA) : portOut(vcpu, access, data);
 };
 

@@ -48,8 +48,8 @@ const askUserspace = (vcpu: Vcpu, { frame, npages, operation, large }: Conversio
   return 'to-user';
 };
 
-/** `GHCB_MSR_PSC_RESP_ERROR`: a response with anything but zero above bit 31. */
-const MSR_ERROR = 1n << 32n;
+/** `GHCB_MSR_PSC_RESP_ERROR`: anything but zero above bit 31 is an error; KVM sets the highest bit. */
+const MSR_ERROR = 1n << 63n;
 const FRAME_MASK = (1n << 40n) - 1n;
 
 /** `snp_begin_psc_msr`: one page, before the guest has a GHCB. */
@@ -205,10 +205,10 @@ const entriesFrom = ({ ghcb }: GhcbRequest, address: Gpa): number => {
 
 /** SVM_VMGEXIT_PSC: many pages at once, in a list that lies in the scratch area. */
 export const pageStateChange: GhcbHandler = (request) => {
-  const { vcpu, scratch, info2 } = request;
-  if (!isSevSnpGuest(vcpu.vm) || scratch === null) return reject(request, GHCB_ERR.MISSING_INPUT);
-  const address = scratchArea(request, Number(info2));
-  if (address === null) return reject(request, GHCB_ERR.INVALID_SCRATCH_AREA);
+  const { vcpu, info2 } = request;
+  if (!isSevSnpGuest(vcpu.vm)) return reject(request, GHCB_ERR.MISSING_INPUT);
+  const address = scratchArea(request, info2);
+  if (typeof address !== 'number') return address;
   if (!userspaceConverts(vcpu.vm)) return succeed(request, PSC_RESULT.ERROR_GENERIC);
   return proceed(request, new PscBuffer(vcpu, address, entriesFrom(request, address)));
 };

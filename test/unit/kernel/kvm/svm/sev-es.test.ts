@@ -26,6 +26,8 @@ const IN8 = 0x11n;
 const port = (number: bigint, flags: bigint): bigint => (number << 16n) | flags;
 const OUT: GhcbRequest = { code: IOIO, info1: (0x10n << 16n) | OUT8, rax: 0n };
 const BUFFER = BigInt(GHCB_GPA + GHCB.sharedBuffer.offset);
+/** Memory outside the block. */
+const OTHER = 0x1_0000n;
 
 /** Runs until the next exit; its reason. */
 const run = (guest: EsGuest, vmm: Vmm = guest.vmm): number => {
@@ -77,6 +79,35 @@ describe('what an SEV-ES guest asks for in its GHCB', () => {
     exitOf(guest).pio.set([7, 8, 9]);
     expect(run(guest)).toBe(KVM_EXIT.HLT);
     expect([...GHCB.sharedBuffer.get(ghcb(guest)).subarray(0, 3)]).toEqual([7, 8, 9]);
+  });
+
+  it('string I/O takes up to 64 KiB of other memory, and nothing at all', () => {
+    const { guest } = start([
+      { code: IOIO, info1: port(0x10n, OUT8 | 4n), info2: 0n, scratch: OTHER },
+      { code: IOIO, info1: port(0x10n, OUT8 | 4n), info2: 0x1_0000n, scratch: OTHER },
+    ]);
+    for (let page = 0; page < 16; page++) {
+      expect(run(guest)).toBe(KVM_EXIT.IO);
+      expect(exitOf(guest).read(kvm_run__io)).toMatchObject({ port: 0x10, count: 4096 });
+    }
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+  });
+
+  it.each([
+    [
+      'EFAULT where there is no memory for the data',
+      'EFAULT',
+      { code: GHCB_EXIT.MMIO_WRITE, info2: 8n, scratch: BigInt(RAM_BYTES) },
+    ],
+    ['EFAULT where the data begin beyond all memory', 'EFAULT', { code: GHCB_EXIT.MMIO_READ, info2: 8n, scratch: 1n << 60n }],
+    [
+      'EINVAL for more elements than an int counts',
+      'EINVAL',
+      { code: IOIO, info1: port(0n, OUT8 | 4n), info2: 1n << 31n, scratch: OTHER },
+    ],
+  ] as const)('%s', (_, errno, request) => {
+    const { guest, vmm } = start([request]);
+    expect(vmm.run(guest.vcpuFd)).toBe(errno);
   });
 
   it('MMIO goes out in parts of at most eight bytes, and data comes back where the guest said', () => {
@@ -205,6 +236,12 @@ describe('what an SEV-ES guest asks for in its GHCB', () => {
     ['an exit code that is not declared', { code: IOIO, undeclared: ['swExitCode'] }, 4n],
     ['OUT without a register', { code: IOIO, info1: port(0x10n, OUT8) }, 4n],
     ['a scratch area that leaves the block', { code: GHCB_EXIT.MMIO_WRITE, info2: 8n, scratch: BUFFER + 2030n }, 3n],
+    ['a scratch area before the shared buffer', { code: GHCB_EXIT.MMIO_WRITE, info2: 8n, scratch: BUFFER - 16n }, 3n],
+    ['a scratch area of more than 64 KiB', { code: IOIO, info1: port(0x10n, OUT8 | 4n), info2: 0x1_0001n, scratch: OTHER }, 3n],
+    ['a scratch area that wraps', { code: GHCB_EXIT.MMIO_READ, info2: 16n, scratch: 2n ** 64n - 8n }, 3n],
+    ['a scratch area at 0', { code: GHCB_EXIT.MMIO_READ, info2: 16n, scratch: 0n }, 3n],
+    ['MMIO without a scratch area', { code: GHCB_EXIT.MMIO_READ, info1: 0xf000_0000n, info2: 4n }, 4n],
+    ['string I/O without a scratch area', { code: IOIO, info1: port(0x10n, OUT8 | 4n), info2: 1n }, 4n],
     ['an operand of no size', { code: IOIO, info1: port(0x10n, 0n), rax: 0n }, 5n],
     ['CPUID of XSAVE areas without XCR0', { code: BigInt(SvmExitCode.CPUID), rax: 0xdn, rcx: 0n }, 4n],
     ['an exit that there is not', { code: 0x7777n }, 6n],
@@ -240,9 +277,17 @@ describe('the GHCB MSR protocol', () => {
     expect(exitOf(guest).read(kvm_run__system_event).data[0]).toBe(0x100n);
   });
 
-  it('a request that nobody knows is EINVAL', () => {
-    const { guest, vmm } = start([], vmgexit(0x7ff));
-    expect(vmm.run(guest.vcpuFd)).toBe('EINVAL');
+  it.each([0x016, 0x7ff])('leaves a request that nobody knows as it is, for the guest to see: %i', (request) => {
+    const { guest } = start([], vmgexit(request));
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    const [vcpu] = guest.vcpus;
+    expect(vcpu === undefined ? null : toSvm(vcpu.vcpu).vmcb.ghcb).toBe(BigInt(request));
+  });
+
+  it.each([0x010, 0x012, 0x014])('a request for SEV-SNP guests terminates another one: %i', (request) => {
+    const { guest } = start([], vmgexit(request));
+    expect(run(guest)).toBe(KVM_EXIT.SYSTEM_EVENT);
+    expect(exitOf(guest).read(kvm_run__system_event).data[0]).toBe(BigInt(request));
   });
 
   it('AP reset hold is userspace’s without an in-kernel APIC', () => {

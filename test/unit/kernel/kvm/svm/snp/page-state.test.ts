@@ -140,14 +140,14 @@ describe('a page state change by the MSR', () => {
     expect(hypercall(guest).args[2]).toBe(0n);
     answer(guest, 22n);
     expect(run(guest)).toBe(KVM_EXIT.HLT);
-    expect(toSvm(guest.vcpu).vmcb.ghcb).toBe((1n << 32n) | BigInt(GHCB_MSR.PSC_RESP));
+    expect(toSvm(guest.vcpu).vmcb.ghcb).toBe((1n << 63n) | BigInt(GHCB_MSR.PSC_RESP));
   });
 
   it('fails without an exit where userspace has not asked for hypercalls', () => {
     const { vmm } = createSnpHost();
     const guest = createSnpGuest(vmm, { code: changePageState(FREE_GPA, 2), hypercalls: false });
     expect(run(guest)).toBe(KVM_EXIT.HLT);
-    expect(toSvm(guest.vcpu).vmcb.ghcb).toBe((1n << 32n) | BigInt(GHCB_MSR.PSC_RESP));
+    expect(toSvm(guest.vcpu).vmcb.ghcb).toBe((1n << 63n) | BigInt(GHCB_MSR.PSC_RESP));
   });
 });
 
