@@ -1,12 +1,7 @@
 /** Buffers that are kept: as many as there are messages of pages in a window. */
 const KEPT_MAX = 32;
-/** Enough for what a frame of 256 pages has in front of their contents: their numbers and their headers. */
-const HEADROOM_BYTES = 16 * 2 ** 10;
 
-/**
- * Memory of a batch of pages, which is used again once nobody looks at it. Whoever sends the batch may write in front of its
- * contents: they need not be copied to be part of a message.
- */
+/** Memory of a batch of pages, which is used again once nobody looks at it. */
 export class BatchMemory {
   readonly bytes: Uint8Array;
   private users = 1;
@@ -16,12 +11,7 @@ export class BatchMemory {
     length: number,
     private readonly unused: (buffer: ArrayBufferLike) => void,
   ) {
-    this.bytes = new Uint8Array(buffer, HEADROOM_BYTES, length);
-  }
-
-  /** The last so many bytes of the room before the contents, and the contents; null: the room is smaller. */
-  withRoomBefore(bytes: number): Buffer | null {
-    return bytes > HEADROOM_BYTES ? null : Buffer.from(this.buffer, HEADROOM_BYTES - bytes, bytes + this.bytes.length);
+    this.bytes = new Uint8Array(buffer, 0, length);
   }
 
   /** One more looks at it. */
@@ -46,8 +36,8 @@ export class BatchRoom {
   /** Memory with one user. */
   take(bytes: number): BatchMemory {
     const kept = this.free.pop();
-    const fits = kept !== undefined && kept.byteLength >= HEADROOM_BYTES + bytes;
-    return new BatchMemory(fits ? kept : Buffer.allocUnsafeSlow(HEADROOM_BYTES + bytes).buffer, bytes, this.giveBack);
+    const fits = kept !== undefined && kept.byteLength >= bytes;
+    return new BatchMemory(fits ? kept : Buffer.allocUnsafeSlow(bytes).buffer, bytes, this.giveBack);
   }
 
   private readonly giveBack = (buffer: ArrayBufferLike): void => {

@@ -18,7 +18,7 @@ export type ChannelRole = 'source' | 'destination';
 
 export const HELLO_BYTES = 2 * RAW_KEY_BYTES;
 /** Bytes that sealing adds to a frame. */
-export const SEAL_BYTES = COUNTER_BYTES + TAG_BYTES;
+const SEAL_BYTES = COUNTER_BYTES + TAG_BYTES;
 
 export interface ChannelOptions {
   readonly role: ChannelRole;
@@ -55,23 +55,18 @@ export class SecureChannel {
 
   /** Counter, ciphertext, tag. */
   seal(plain: Uint8Array): Uint8Array {
-    const out = new Uint8Array(plain.length + SEAL_BYTES);
-    this.sealInto(out, 0, [plain]);
-    return out;
+    return Buffer.concat(this.sealPieces([plain]));
   }
 
-  /** The same for a frame in pieces, into a buffer that has room for it at `start`. */
-  sealInto(out: Uint8Array, start: number, pieces: readonly Uint8Array[]): void {
-    const counter = this.sent++;
-    new DataView(out.buffer, out.byteOffset).setBigUint64(start, counter);
-    const cipher = createCipheriv(CIPHER, this.sendKey, nonce(counter));
-    let at = start + COUNTER_BYTES;
-    for (const piece of pieces) {
-      out.set(cipher.update(piece), at);
-      at += piece.length;
-    }
+  /** The same for a frame in pieces, in pieces that are new. */
+  sealPieces(plain: readonly Uint8Array[]): Uint8Array[] {
+    const counter = nonce(this.sent++);
+    const cipher = createCipheriv(CIPHER, this.sendKey, counter);
+    const sealed: Uint8Array[] = [counter.subarray(-COUNTER_BYTES)];
+    for (const piece of plain) sealed.push(cipher.update(piece));
     cipher.final();
-    out.set(cipher.getAuthTag(), at);
+    sealed.push(cipher.getAuthTag());
+    return sealed;
   }
 
   /** EACCES: not the peer's next frame; nothing is opened any more from then on. */

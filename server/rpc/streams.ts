@@ -1,9 +1,10 @@
 import type { PeerCertificate } from 'node:tls';
-import type {
-  handleBidiStreamingCall,
-  handleClientStreamingCall,
-  handleServerStreamingCall,
-  ServerWritableStream,
+import {
+  type handleBidiStreamingCall,
+  type handleClientStreamingCall,
+  type handleServerStreamingCall,
+  Metadata,
+  type ServerWritableStream,
 } from '@grpc/grpc-js';
 import type { RpcMethod } from '../../gen/services.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
@@ -11,6 +12,9 @@ import type { Caller, Role } from './call.js';
 import type { Dispatch } from './dispatch.js';
 import { toStatus } from './error-details.js';
 import { headersOf } from './headers.js';
+import { http2StreamOf } from './http2-stream.js';
+import { MessageWriter } from './message-writer.js';
+import type { Pieces } from './pieces.js';
 import type { Route } from './route.js';
 
 /** What a server stream has to work with. */
@@ -99,11 +103,11 @@ export const clientStream = <Req extends object, ReqInit, Res, ResInit>(
 /** The caller's end of a stream in both directions. */
 export interface BidiCall {
   /**
-   * Sends an encoded message.
+   * Sends an encoded message, from where it lies.
    * @param sent called once nobody looks at the message's memory any more
    * @returns false: there is no room for more before `drained`
    */
-  write(message: Buffer, sent?: () => void): boolean;
+  write(message: Pieces, sent?: () => void): boolean;
   /** Ends the stream; with a failure, by its status. */
   end(failure: Failure | null): void;
   /** As grpc-js names it: `127.0.0.1:4711`. */
@@ -131,9 +135,9 @@ export const bidiStream = <Req extends object, ReqInit, Res, ResInit>(
   service: rpc.service,
   name: rpc.name,
   role: 'anyone',
-  definition: { ...rpc, responseSerialize: (message: Buffer) => message },
+  definition: rpc,
   serve:
-    (dispatch): handleBidiStreamingCall<Req, Buffer> =>
+    (dispatch): handleBidiStreamingCall<Req, ResInit> =>
     (call) => {
       let over = false;
       const end = (failure: Failure | null): void => {
@@ -152,11 +156,15 @@ export const bidiStream = <Req extends object, ReqInit, Res, ResInit>(
           end(new Failure('EIO', 'KERNEL_OOPS', 'simkvmd', { message }));
         }
       };
+      const stream = http2StreamOf(call);
+      const writer = new MessageWriter(stream, () => guarded(() => listener.drained()));
+      const write = (message: Pieces, sent?: () => void): boolean => {
+        if (over || stream.destroyed) return false;
+        call.sendMetadata(new Metadata());
+        return writer.write(message, sent);
+      };
       const { sslPeerCertificate: certificate } = call.getAuthContext();
-      const listener = open(
-        { write: (message, sent) => !over && call.write(message, sent), end, peer: call.getPeer(), certificate },
-        dispatch,
-      );
+      const listener = open({ write, end, peer: call.getPeer(), certificate }, dispatch);
       const ended = (): void => {
         guarded(() => listener.ended());
         end(null);
@@ -164,7 +172,6 @@ export const bidiStream = <Req extends object, ReqInit, Res, ResInit>(
       call.on('data', (message: Req) => {
         if (!over) guarded(() => listener.received(message));
       });
-      call.on('drain', () => guarded(() => listener.drained()));
       call.on('end', ended);
       call.on('cancelled', ended);
     },

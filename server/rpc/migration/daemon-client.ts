@@ -106,7 +106,7 @@ export class DaemonClient {
     };
     const caller_address = this.host.advertise ?? '';
     const attach = { session, half: HALF_OF[called], stream, caller_address };
-    call.write(Buffer.from(ExchangeRequest.encode({ attach }).finish()));
+    call.write([ExchangeRequest.encode({ attach }).finish()]);
     listener = listen(wire);
     return listener;
   }

@@ -3,12 +3,11 @@ import type { OnReadOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { status } from '@grpc/grpc-js';
 import { MESSAGE_MAX } from '../message-max.js';
+import { MessageWriter } from '../message-writer.js';
+import type { Pieces } from '../pieces.js';
 import { type CallEnd, callEnd, endOfReset, endOfTrailers } from './call-end.js';
 import { DataTap, WINDOW_BYTES } from './data-tap.js';
-import { MessageReader, prefixOf } from './message-reader.js';
-
-/** Messages that wait for the network before there is no room for more. */
-const UNSENT_MAX = 16;
+import { MessageReader } from './message-reader.js';
 
 export interface ExchangeCallOptions {
   /** @param onread null: as every connection */
@@ -35,9 +34,8 @@ export class ExchangeCall {
   private readonly session: ClientHttp2Session;
   private readonly stream: ClientHttp2Stream;
   private readonly reader: MessageReader;
+  private readonly writer: MessageWriter;
   private readonly options: ExchangeCallOptions;
-  private unsent = 0;
-  private isFull = false;
   private over = false;
   private error: Error | null = null;
 
@@ -63,6 +61,9 @@ export class ExchangeCall {
       'content-type': 'application/grpc',
     };
     this.stream = this.session.request(headers);
+    this.writer = new MessageWriter(this.stream, () => {
+      if (!this.over) options.drained();
+    });
     this.listen(tap);
     this.keepAlive();
   }
@@ -72,19 +73,8 @@ export class ExchangeCall {
    * @param sent called once nobody looks at the message's memory any more
    * @returns false: there is no room for more before `drained`
    */
-  write(message: Buffer, sent: () => void = () => {}): boolean {
-    const { stream } = this;
-    this.unsent++;
-    stream.cork();
-    stream.write(prefixOf(message.length));
-    stream.write(message, () => {
-      this.unsent--;
-      sent();
-      this.mayDrain();
-    });
-    stream.uncork();
-    this.isFull ||= this.unsent >= UNSENT_MAX;
-    return !this.isFull;
+  write(message: Pieces, sent?: () => void): boolean {
+    return this.writer.write(message, sent);
   }
 
   /** Nothing more is said; the peer may go on. */
@@ -129,12 +119,6 @@ export class ExchangeCall {
 
   private failed(error: Error): void {
     this.error ??= error;
-  }
-
-  private mayDrain(): void {
-    if (!this.isFull || this.over) return;
-    this.isFull = false;
-    this.options.drained();
   }
 
   private settle(end: CallEnd): void {

@@ -1,15 +1,6 @@
 import { status } from '@grpc/grpc-js';
+import { PREFIX_BYTES } from '../message-writer.js';
 import { type CallEnd, callEnd } from './call-end.js';
-
-/** Bytes before a message: whether it is compressed, and its length. */
-const PREFIX_BYTES = 5;
-
-/** What goes before a message of so many bytes that is not compressed. */
-export const prefixOf = (length: number): Buffer => {
-  const prefix = Buffer.alloc(PREFIX_BYTES);
-  prefix.writeUInt32BE(length, 1);
-  return prefix;
-};
 
 /**
  * Makes messages of what the network makes of them (gRPC over HTTP/2, "Length-Prefixed-Message"), in memory that is used again for

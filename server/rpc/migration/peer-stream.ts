@@ -1,21 +1,21 @@
 import { randomBytes } from 'node:crypto';
 import { Failure, failed, type Result } from '../../kernel/failure.js';
-import { type BatchMemory, BatchRoom } from '../../migration/batch-room.js';
-import { type ChannelRole, createHandshake, type ProvenHalf, SEAL_BYTES, type SecureChannel } from '../../migration/channel.js';
+import type { BatchMemory } from '../../migration/batch-room.js';
+import { type ChannelRole, createHandshake, type ProvenHalf, type SecureChannel } from '../../migration/channel.js';
 import type { Frame } from '../../migration/message.js';
+import { bytesOf } from '../pieces.js';
 import { decodeFrame, encodeFrame } from './frame-codec.js';
 import type { MigrationHost } from './migration-host.js';
-import { type ExchangeMessage, encodeExchange, encodeSealed, sealedHeadBytes, type Wire, type WireListener } from './wire.js';
+import { type ExchangeMessage, encodeExchange, type Wire, type WireListener } from './wire.js';
 
 /** How long a peer may take to prove itself. */
 export const HANDSHAKE_MS = 10_000;
 /** Bytes that wait for a peer which does not read: the windows of both directions, sent again once, and more. */
 const UNREAD_MAX = 64 * 2 ** 20;
 const SEED_BYTES = 32;
-/** Messages of so many bytes are made in memory that has been used before: what is new costs more than what is put into it. */
-const REUSED_MIN = 64 * 2 ** 10;
-
-/** Messages with pages that wait for the network: more of them would lie in no cache any more when it is their turn. */
+/** Only messages with pages have so many bytes. */
+const LARGE_BYTES = 64 * 2 ** 10;
+/** So many of these wait for the network: more would lie in no cache any more when it is their turn. */
 const UNSENT_MAX = 2;
 
 /** Whose stream it is. */
@@ -39,13 +39,6 @@ type State =
 
 const refuse = (reason: string, details: Record<string, string> = {}): Failure =>
   new Failure('EACCES', reason, 'simkvmd', details);
-
-/** A message of Exchange. */
-interface Outgoing {
-  readonly message: Buffer;
-  /** What it lies in, held until it has been sent; null: in memory of its own. */
-  readonly memory: BatchMemory | null;
-}
 
 export interface PeerStreamOptions {
   /** Of this daemon. */
@@ -74,7 +67,6 @@ export class PeerStream implements WireListener {
   private readonly owner: StreamOwner;
   private readonly heard: (hello: Uint8Array) => Result<ProvenHalf>;
   private readonly deadline: NodeJS.Timeout;
-  private readonly room = new BatchRoom();
 
   constructor({ role, session, index, host, wire, owner }: PeerStreamOptions) {
     this.index = index;
@@ -85,7 +77,7 @@ export class PeerStream implements WireListener {
     const handshake = createHandshake({ role, session: name, identity, ephemeralSeed: randomBytes(SEED_BYTES), peers });
     this.heard = handshake.heard;
     this.deadline = setTimeout(() => this.end(tooSlow()), HANDSHAKE_MS).unref();
-    if (!host.unsealed) wire.write(encodeExchange('hello', handshake.hello));
+    if (!host.unsealed) wire.write(encodeExchange('hello', [handshake.hello]));
     // Its owner does not know it yet.
     else queueMicrotask(() => this.openUnsealed());
   }
@@ -97,12 +89,17 @@ export class PeerStream implements WireListener {
   send(frame: Frame): void {
     if (this.state.kind !== 'open') return;
     const { channel } = this.state;
-    // What is sealed cannot lie where the pages are, which may have to be sent again.
-    const { message, memory } = (channel === null ? inPlace(frame) : null) ?? this.messageOf(frame, channel);
-    const hasRoom = this.wire.write(message, memory === null ? undefined : () => this.sent(memory));
-    if (memory !== null) this.unsent++;
+    const pieces = encodeFrame(frame);
+    // What is sealed is a copy; what is not is sent from where the pages lie.
+    const held = channel === null ? memoryOf(frame) : null;
+    const message = encodeExchange('sealed', channel === null ? pieces : channel.sealPieces(pieces));
+    const bytes = bytesOf(message);
+    const isLarge = bytes >= LARGE_BYTES;
+    held?.hold();
+    const hasRoom = this.wire.write(message, isLarge || held !== null ? () => this.sent(isLarge, held) : undefined);
+    if (isLarge) this.unsent++;
     this.writable = hasRoom && this.unsent < UNSENT_MAX;
-    this.unread = hasRoom ? 0 : this.unread + message.length;
+    this.unread = hasRoom ? 0 : this.unread + bytes;
     if (this.unread > UNREAD_MAX) this.end(notRead());
   }
 
@@ -130,22 +127,10 @@ export class PeerStream implements WireListener {
     this.owner.ended(this, failure);
   }
 
-  /** A message that the frame is copied to, or sealed. */
-  private messageOf(frame: Frame, channel: SecureChannel | null): Outgoing {
-    const pieces = encodeFrame(frame);
-    const length = bytesOf(pieces) + (channel === null ? 0 : SEAL_BYTES);
-    const memory = length < REUSED_MIN ? null : this.room.take(sealedHeadBytes(length) + length);
-    const allocate = (bytes: number): Buffer => memory?.withRoomBefore(0) ?? Buffer.allocUnsafe(bytes);
-    const message = encodeSealed(length, allocate, (out, start) => {
-      if (channel === null) put(out, start, pieces);
-      else channel.sealInto(out, start, pieces);
-    });
-    return { message, memory };
-  }
-
-  /** The network has a message with pages. */
-  private sent(memory: BatchMemory): void {
-    memory.release();
+  /** The network has a message. */
+  private sent(isLarge: boolean, held: BatchMemory | null): void {
+    held?.release();
+    if (!isLarge) return;
     this.unsent--;
     if (this.unread === 0) this.goOn();
   }
@@ -185,7 +170,7 @@ export class PeerStream implements WireListener {
     const half = this.heard(hello);
     if (failed(half)) return half;
     this.state = { kind: 'proof', half };
-    this.wire.write(encodeExchange('proof', half.proof));
+    this.wire.write(encodeExchange('proof', [half.proof]));
     return null;
   }
 
@@ -214,38 +199,9 @@ export class PeerStream implements WireListener {
   }
 }
 
-/**
- * A message of a frame with pages, made where they lie: what goes before them is written before them. Until it has been sent
- * their memory is held; whoever sends the frame again writes the same. Null: no pages, or no room for that.
- */
-const inPlace = (frame: Frame): Outgoing | null => {
-  const memory = frame.kind === 'data' && frame.message.kind === 'pages' ? frame.message.batch.memory : undefined;
-  if (memory === undefined) return null;
-  const before = encodeFrame(frame).slice(0, -1);
-  const beforeBytes = bytesOf(before);
-  const length = beforeBytes + memory.bytes.length;
-  const room = memory.withRoomBefore(sealedHeadBytes(length) + beforeBytes);
-  if (room === null) return null;
-  memory.hold();
-  return {
-    message: encodeSealed(
-      length,
-      () => room,
-      (out, start) => put(out, start, before),
-    ),
-    memory,
-  };
-};
-
-const bytesOf = (pieces: readonly Uint8Array[]): number => pieces.reduce((sum, { length }) => sum + length, 0);
-
-const put = (out: Buffer, start: number, pieces: readonly Uint8Array[]): void => {
-  let at = start;
-  for (const piece of pieces) {
-    out.set(piece, at);
-    at += piece.length;
-  }
-};
+/** Of a frame's pages, whose contents somebody may write anew once nobody holds it. */
+const memoryOf = (frame: Frame): BatchMemory | null =>
+  frame.kind === 'data' && frame.message.kind === 'pages' ? (frame.message.batch.memory ?? null) : null;
 
 const tooSlow = (): Failure => new Failure('ETIMEDOUT', 'HANDSHAKE_TIMEOUT', 'simkvmd', { allowed: `${HANDSHAKE_MS} ms` });
 

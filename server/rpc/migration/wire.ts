@@ -1,4 +1,5 @@
 import type { Failure } from '../../kernel/failure.js';
+import { bytesOf, type Pieces } from '../pieces.js';
 
 /** What a message of Exchange says after the first; whoever carries it may have made it up. */
 export type ExchangeMessage =
@@ -16,7 +17,7 @@ export interface Wire {
    * @param sent called once nobody looks at the message's memory any more
    * @returns false: there is no room for more before `drained`
    */
-  write(message: Buffer, sent?: () => void): boolean;
+  write(message: Pieces, sent?: () => void): boolean;
   /** Nothing more is said, and nothing more is heard. @param failure told to the peer where it has dialled */
   end(failure: Failure | null): void;
 }
@@ -32,38 +33,20 @@ export interface WireListener {
 const TAG = { hello: (2 << 3) | 2, proof: (3 << 3) | 2, sealed: (4 << 3) | 2 } as const;
 const LOW_BITS = 0x80;
 
-type Allocate = (bytes: number) => Buffer;
-
-const lengthBytes = (length: number): number =>
-  length < LOW_BITS ? 1 : length < LOW_BITS ** 2 ? 2 : length < LOW_BITS ** 3 ? 3 : 4;
-
-/** Tag and length of a field of fewer than 2^28 bytes, with room for it behind. */
-const withHead = (tag: number, length: number, allocate: Allocate): { readonly message: Buffer; readonly start: number } => {
-  const bytes = lengthBytes(length);
-  const start = 1 + bytes;
-  const message = allocate(start + length);
-  message[0] = tag;
-  for (let byte = 0; byte < bytes; byte++)
-    message[1 + byte] = ((length >>> (7 * byte)) & 0x7f) | (byte < bytes - 1 ? LOW_BITS : 0);
-  return { message, start };
+/** Tag and length of a field with so many bytes. */
+const fieldHead = (tag: number, length: number): Uint8Array => {
+  const head = [tag];
+  let rest = length;
+  for (; rest >= LOW_BITS; rest >>>= 7) head.push((rest % LOW_BITS) + LOW_BITS);
+  head.push(rest);
+  return Uint8Array.from(head);
 };
 
-/** ExchangeRequest and ExchangeResponse have the same fields for what both sides say. */
-export const encodeExchange = (kind: 'hello' | 'proof', bytes: Uint8Array): Buffer => {
-  const { message, start } = withHead(TAG[kind], bytes.length, Buffer.allocUnsafe);
-  message.set(bytes, start);
-  return message;
-};
-
-/** What a message with a `sealed` of so many bytes has in front of them. */
-export const sealedHeadBytes = (length: number): number => 1 + lengthBytes(length);
-
-/** A message with a `sealed` of so many bytes, which `fill` writes where they belong: they are not copied again. */
-export const encodeSealed = (length: number, allocate: Allocate, fill: (message: Buffer, start: number) => void): Buffer => {
-  const { message, start } = withHead(TAG.sealed, length, allocate);
-  fill(message, start);
-  return message;
-};
+/** A message that says one thing. ExchangeRequest and ExchangeResponse have the same fields for what both sides say. */
+export const encodeExchange = (kind: keyof typeof TAG, pieces: Pieces): Pieces => [
+  fieldHead(TAG[kind], bytesOf(pieces)),
+  ...pieces,
+];
 
 interface Fields {
   readonly hello: Uint8Array | null;

@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import { status } from '@grpc/grpc-js';
 import { describe, expect, it } from 'vitest';
 import { MESSAGE_MAX } from '../../../../server/rpc/message-max.js';
-import { prefixOf } from '../../../../server/rpc/migration/message-reader.js';
+import { prefixOf } from '../../../../server/rpc/message-writer.js';
 import { callOver, createLine, type Line, serve } from './exchange-line.js';
 
 const MIB = 2 ** 20;
@@ -14,6 +14,13 @@ const framed = (...messages: Buffer[]): Buffer =>
 
 const pattern = (bytes: number, seed: number): Buffer =>
   Buffer.from(Uint8Array.from({ length: bytes }, (_, at) => at * 7 + seed));
+
+/** As it is written where it lies in several places. */
+const inPieces = (message: Buffer = Buffer.alloc(0)): Buffer[] => [
+  message.subarray(0, 3),
+  message.subarray(3, 3),
+  message.subarray(3),
+];
 
 /** Answers with messages and a status. */
 const answer =
@@ -101,8 +108,8 @@ describe.each([true, false])('a call of Exchange (one that hears pages: %s)', (h
       });
     });
     const sent: number[] = [];
-    expect(call.call.write(messages[2] ?? Buffer.alloc(0), () => sent.push(1))).toBe(true);
-    expect(call.call.write(messages[0] ?? Buffer.alloc(0), () => sent.push(2))).toBe(true);
+    expect(call.call.write(inPieces(messages[2]), () => sent.push(1))).toBe(true);
+    expect(call.call.write([messages[0] ?? Buffer.alloc(0)], () => sent.push(2))).toBe(true);
     call.call.end();
     expect((await call.ended).code).toBe(status.OK);
     expect(Buffer.concat(said).equals(framed(messages[2] ?? Buffer.alloc(0), messages[0] ?? Buffer.alloc(0)))).toBe(true);
@@ -120,7 +127,7 @@ describe.each([true, false])('a call of Exchange (one that hears pages: %s)', (h
   it('has room for 16 messages that wait, and says when there is more', async () => {
     const line = createLine();
     const call = callOver(line, { hearsPages });
-    const room = Array.from({ length: 17 }, () => call.call.write(pattern(100, 1)));
+    const room = Array.from({ length: 17 }, () => call.call.write([pattern(100, 1)]));
     expect(room).toEqual([...new Array(15).fill(true), false, false]);
     expect(call.drained).toBe(0);
     serve(line, {}, (stream) => stream.on('end', () => answer([])(stream)).resume());
@@ -224,7 +231,7 @@ describe.each([true, false])('the end of a call of Exchange (one that hears page
     expect(codes).toEqual([constants.NGHTTP2_CANCEL]);
     while (!line.far.destroyed) await setImmediate();
     expect(call.end).toBeNull();
-    call.call.write(pattern(10, 1));
+    call.call.write([pattern(10, 1)]);
   });
 
   it('comes when there is no sign of life', async () => {

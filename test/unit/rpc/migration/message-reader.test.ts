@@ -1,7 +1,8 @@
 import { status } from '@grpc/grpc-js';
 import { describe, expect, it } from 'vitest';
+import { prefixOf } from '../../../../server/rpc/message-writer.js';
 import { callEnd } from '../../../../server/rpc/migration/call-end.js';
-import { MessageReader, prefixOf } from '../../../../server/rpc/migration/message-reader.js';
+import { MessageReader } from '../../../../server/rpc/migration/message-reader.js';
 
 const MAX = 1000;
 

@@ -87,7 +87,8 @@ export interface RawCall {
 
 export const callRaw = ({ exchange }: TestDaemon, heard: (message: Buffer) => void = () => {}, over = () => {}): RawCall => {
   const call: BidiCall = {
-    write: (message, sent) => {
+    write: (pieces, sent) => {
+      const message = Buffer.concat(pieces);
       raw.answers.push(ExchangeResponse.decode(message));
       heard(message);
       if (sent !== undefined) setImmediate(sent);
@@ -139,7 +140,7 @@ export const dialling =
     );
     const wire: Wire = {
       write: (message, sent) => {
-        carryTo('to-called', message, raw.say);
+        carryTo('to-called', Buffer.concat(message), raw.say);
         if (sent !== undefined) setImmediate(sent);
         return true;
       },
