@@ -53,7 +53,8 @@ export function deriveGuestKey(
   const selected = KEY_REQUEST.guestFieldSelect.get(request);
   const has = (bit: bigint): boolean => (selected & bit) !== 0n;
   const mix = new Uint8Array(KEY_MIX.size);
-  KEY_MIX.rootKeySelect.set(mix, KEY_REQUEST.rootKeySelect.get(request));
+  // Bit 0, VMRK or not: which endorsement key it is the root itself says.
+  KEY_MIX.rootKeySelect.set(mix, KEY_REQUEST.rootKeySelect.get(request) & 1);
   KEY_MIX.guestFieldSelect.set(mix, selected);
   KEY_MIX.vmpl.set(mix, KEY_REQUEST.vmpl.get(request));
   if (has(GUEST_FIELD.GUEST_SVN)) KEY_MIX.guestSvn.set(mix, KEY_REQUEST.guestSvn.get(request));

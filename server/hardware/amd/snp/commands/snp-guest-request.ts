@@ -27,28 +27,43 @@ const TSC_INFO_RESPONSE = struct(128, { status: u32(0), tscScale: u64(8), tscOff
 
 /** KEY_SEL of requests: VLEK if one is loaded, else VCEK; or one of them. */
 const KEY_SELECT = { ANY: 0, VCEK: 1, VLEK: 2 } as const;
+const KEY_SELECT_MASK = 3;
 
-/** The key that a request selects, or null if this guest or platform does not have it. */
-function selectSigner({ chipSecret, snpConfig, vlek }: Firmware, { end }: Running, select: number): ReportSigner | null {
-  const useVlek = select === KEY_SELECT.VLEK || (select === KEY_SELECT.ANY && vlek !== null);
-  if (useVlek)
-    return vlek === null ? null : { kind: 'VLEK', key: () => versionedLoadedKey(vlek.hashstick, snpConfig.reportedTcb) };
-  return end.vcekDisabled ? null : { kind: 'VCEK', key: () => versionedChipKey(chipSecret, snpConfig.reportedTcb) };
+type EndorsementKey =
+  | { readonly kind: 'VCEK' }
+  /** `hashstick`: what the key is derived from. */
+  | { readonly kind: 'VLEK'; readonly hashstick: Uint8Array };
+
+/** The key that KEY_SEL names, or why there is none. */
+function selectKey({ vlek }: Firmware, select: number): EndorsementKey | Status {
+  if (select === KEY_SELECT.VCEK) return { kind: 'VCEK' };
+  if (select === KEY_SELECT.ANY && vlek === null) return { kind: 'VCEK' };
+  if (select > KEY_SELECT.VLEK) return STATUS.INVALID_PARAM;
+  return vlek === null ? STATUS.INVALID_KEY : { kind: 'VLEK', hashstick: vlek.hashstick };
 }
 
 /** A VMPL may speak for itself and for less privileged ones. */
 const mayActFor = (message: GuestMessage, vmpl: number): boolean => vmpl >= message.vmpck && vmpl <= VMPL_MAX;
+
+/** The key that signs a guest's reports; launched with VCEK_DIS it has no right to the VCEK. */
+function selectSigner(firmware: Firmware, { end }: Running, select: number): ReportSigner | Status {
+  const { chipSecret, snpConfig } = firmware;
+  const key = selectKey(firmware, select);
+  if (typeof key === 'number') return key;
+  if (key.kind === 'VLEK') return { kind: 'VLEK', key: () => versionedLoadedKey(key.hashstick, snpConfig.reportedTcb) };
+  return end.vcekDisabled ? STATUS.INVALID_KEY : { kind: 'VCEK', key: () => versionedChipKey(chipSecret, snpConfig.reportedTcb) };
+}
 
 function answerReport(firmware: Firmware, state: Running, message: GuestMessage): Uint8Array | null {
   const request = message.payload;
   if (request.length !== REPORT_REQUEST.size || !REPORT_REQUEST.reservedIsZero(request)) return null;
   const vmpl = REPORT_REQUEST.vmpl.get(request);
   const select = REPORT_REQUEST.keySelect.get(request);
-  if (!mayActFor(message, vmpl) || select > KEY_SELECT.VLEK) return null;
+  if (select > KEY_SELECT_MASK) return null;
   const response = new Uint8Array(REPORT_RESPONSE.size);
-  const signer = selectSigner(firmware, state, select);
-  if (signer === null) {
-    REPORT_RESPONSE.status.set(response, STATUS.INVALID_KEY);
+  const signer = mayActFor(message, vmpl) ? selectSigner(firmware, state, select) : STATUS.INVALID_PARAM;
+  if (typeof signer === 'number') {
+    REPORT_RESPONSE.status.set(response, signer);
     return response;
   }
   const { version, smt, currentTcb, committedTcb, chipId, snpConfig } = firmware;
@@ -61,21 +76,36 @@ function answerReport(firmware: Firmware, state: Running, message: GuestMessage)
   return response;
 }
 
-const ROOT_VMRK = 1;
+/** ROOT_KEY_SELECT: bit 0 VMRK instead of an endorsement key, which bits 2:1 select as KEY_SEL. */
+const ROOT_VMRK = 1 << 0;
+const ROOT_KEY_SELECT_SHIFT = 1;
+const ROOT_KEY_MASK = ROOT_VMRK | (KEY_SELECT_MASK << ROOT_KEY_SELECT_SHIFT);
 
-function answerKey(firmware: Firmware, { launch, end }: Running, message: GuestMessage): Uint8Array | null {
+/** The root of a derived key, or why the guest gets none: what it asks to be mixed in must not be newer than what there is. */
+function selectRoot(firmware: Firmware, { launch, end }: Running, message: GuestMessage): Uint8Array | Status {
   const request = message.payload;
-  if (request.length !== KEY_REQUEST.size || !KEY_REQUEST.reservedIsZero(request)) return null;
-  const rootSelect = KEY_REQUEST.rootKeySelect.get(request);
   const tcb = decodeTcb(KEY_REQUEST.tcbVersion.get(request));
   const committed = decodeTcb(firmware.committedTcb);
-  if (rootSelect > ROOT_VMRK || (KEY_REQUEST.guestFieldSelect.get(request) & ~GUEST_FIELDS_DEFINED) !== 0n) return null;
-  if (!mayActFor(message, KEY_REQUEST.vmpl.get(request)) || KEY_REQUEST.guestSvn.get(request) > (end.idBlock?.guestSvn ?? 0))
-    return null;
-  if (tcb === null || committed === null || !isTcbAtMost(tcb, committed)) return null;
-  const root = rootSelect === ROOT_VMRK ? launch.vmrk : deriveKey(firmware.chipSecret, 'sev-versioned-chip-endorsement-key', 32);
+  if (!mayActFor(message, KEY_REQUEST.vmpl.get(request))) return STATUS.INVALID_PARAM;
+  if (KEY_REQUEST.guestSvn.get(request) > (end.idBlock?.guestSvn ?? 0)) return STATUS.INVALID_PARAM;
+  if (tcb === null || committed === null || !isTcbAtMost(tcb, committed)) return STATUS.INVALID_PARAM;
+  const select = KEY_REQUEST.rootKeySelect.get(request);
+  if ((select & ROOT_VMRK) !== 0) return launch.vmrk;
+  const key = selectKey(firmware, select >> ROOT_KEY_SELECT_SHIFT);
+  if (typeof key === 'number') return key;
+  const secret = key.kind === 'VLEK' ? key.hashstick : firmware.chipSecret;
+  return deriveKey(secret, 'sev-versioned-chip-endorsement-key', 32);
+}
+
+function answerKey(firmware: Firmware, state: Running, message: GuestMessage): Uint8Array | null {
+  const request = message.payload;
+  if (request.length !== KEY_REQUEST.size || !KEY_REQUEST.reservedIsZero(request)) return null;
+  if ((KEY_REQUEST.rootKeySelect.get(request) & ~ROOT_KEY_MASK) !== 0) return null;
+  if ((KEY_REQUEST.guestFieldSelect.get(request) & ~GUEST_FIELDS_DEFINED) !== 0n) return null;
   const response = new Uint8Array(KEY_RESPONSE.size);
-  KEY_RESPONSE.key.set(response, deriveGuestKey(root, request, launch, end));
+  const root = selectRoot(firmware, state, message);
+  if (typeof root === 'number') KEY_RESPONSE.status.set(response, root);
+  else KEY_RESPONSE.key.set(response, deriveGuestKey(root, request, state.launch, state.end));
   return response;
 }
 
@@ -105,6 +135,10 @@ function answer(
 const SEQNO_MAX = 2n ** 64n - 3n;
 
 /**
+ * What a request may not have - another VMPL, a newer version, a key that is not there - is said in STATUS of the answer, and
+ * the message counts: on hardware a key for a TCB version above the committed one came back as zeros, and a report for a more
+ * privileged VMPL with 0x16 in it. A message that is none, or has reserved bits set, gets no answer at all.
+ *
  * A message counts only if its sequence number is the successor of the last one; then it and its answer advance the
  * counter by two. On a failure the counter stays, so a guest must repeat the very same message or give the key up.
  * Which status a wrong number gets was observed to differ between firmware versions.

@@ -99,17 +99,31 @@ describe('guest messages', () => {
     expect(rig.request(guest.context, page).status).toBe(STATUS.SUCCESS);
   });
 
-  it('of unknown types, of wrong lengths and for more privileged VMPLs are refused', () => {
+  it('of unknown types and of wrong lengths, or with reserved bits, are refused', () => {
     const rig = initialised();
     const guest = rig.runningGuest();
     const ask = (type: number, payload: Uint8Array, vmpck = 0) => rig.ask(guest, { type, seqno: 1n, vmpck, payload }).status;
     expect(ask(99, reportRequest(0))).toBe(STATUS.INVALID_PARAM);
     expect(ask(MESSAGE_TYPE.REPORT_REQ, reportRequest(0).subarray(1))).toBe(STATUS.INVALID_PARAM);
-    expect(ask(MESSAGE_TYPE.REPORT_REQ, reportRequest(4))).toBe(STATUS.INVALID_PARAM);
-    expect(ask(MESSAGE_TYPE.REPORT_REQ, reportRequest(1), 2)).toBe(STATUS.INVALID_PARAM);
-    expect(ask(MESSAGE_TYPE.REPORT_REQ, reportRequest(2), 2)).toBe(STATUS.SUCCESS);
+    expect(ask(MESSAGE_TYPE.REPORT_REQ, reportRequest(0).with(72, 1))).toBe(STATUS.INVALID_PARAM);
+    expect(ask(MESSAGE_TYPE.REPORT_REQ, reportRequest(0).with(68, 4))).toBe(STATUS.INVALID_PARAM);
     expect(ask(MESSAGE_TYPE.TSC_INFO_REQ, new Uint8Array(127))).toBe(STATUS.INVALID_PARAM);
     expect(ask(MESSAGE_TYPE.TSC_INFO_REQ, new Uint8Array(128))).toBe(STATUS.SUCCESS);
+  });
+
+  it('for more privileged VMPLs are answered with the refusal, and count', () => {
+    const rig = initialised();
+    const guest = rig.runningGuest();
+    const ask = (seqno: bigint, vmpl: number, keySelect = 0) => {
+      const payload = reportRequest(vmpl).with(68, keySelect);
+      const { status, answer } = rig.ask(guest, { type: MESSAGE_TYPE.REPORT_REQ, seqno, vmpck: 2, payload });
+      const view = new DataView((answer?.payload ?? unhex('')).slice().buffer);
+      return [status, answer?.seqno, view.getUint32(0, true), view.getUint32(4, true)];
+    };
+    expect(ask(1n, 4)).toEqual([STATUS.SUCCESS, 2n, STATUS.INVALID_PARAM, 0]);
+    expect(ask(3n, 1)).toEqual([STATUS.SUCCESS, 4n, STATUS.INVALID_PARAM, 0]);
+    expect(ask(5n, 2, 3)).toEqual([STATUS.SUCCESS, 6n, STATUS.INVALID_PARAM, 0]);
+    expect(ask(7n, 2)).toEqual([STATUS.SUCCESS, 8n, STATUS.SUCCESS, REPORT.size]);
   });
 });
 
@@ -232,13 +246,26 @@ describe('attestation reports', () => {
 });
 
 describe('derived keys', () => {
-  function derive(rig: SnpRig, guest: ReturnType<SnpRig['runningGuest']>, seqno: bigint, fields: bigint, root = 0) {
+  const keyRequest = (change: (payload: Uint8Array) => void = () => {}): Uint8Array => {
     const payload = new Uint8Array(KEY_REQUEST.size);
-    KEY_REQUEST.guestFieldSelect.set(payload, fields);
-    KEY_REQUEST.rootKeySelect.set(payload, root);
-    const { status, answer } = rig.ask(guest, { type: MESSAGE_TYPE.KEY_REQ, seqno, vmpck: 0, payload });
-    return { status, key: hex(answer?.payload.subarray(32, 64) ?? unhex('')) };
+    change(payload);
+    return payload;
+  };
+  /** Status of the command, that of the answer, and the key. */
+  function ask(rig: SnpRig, guest: ReturnType<SnpRig['runningGuest']>, seqno: bigint, payload: Uint8Array, vmpck = 0) {
+    const { status, answer } = rig.ask(guest, { type: MESSAGE_TYPE.KEY_REQ, seqno, vmpck, payload });
+    return { status, refusal: answer?.payload[0] ?? null, key: hex(answer?.payload.subarray(32, 64) ?? unhex('')) };
   }
+  const derive = (rig: SnpRig, guest: ReturnType<SnpRig['runningGuest']>, seqno: bigint, fields: bigint, root = 0) =>
+    ask(
+      rig,
+      guest,
+      seqno,
+      keyRequest((payload) => {
+        KEY_REQUEST.guestFieldSelect.set(payload, fields);
+        KEY_REQUEST.rootKeySelect.set(payload, root);
+      }),
+    );
 
   it('are the same for the same guest and selection, and depend on the root and on every field', () => {
     const rig = initialised();
@@ -253,16 +280,46 @@ describe('derived keys', () => {
     expect(derive(rig, twin, 3n, 0n, 1).key).not.toBe(derive(rig, guest, 13n, 0n, 1).key);
   });
 
-  it('are refused for unknown fields, roots, and versions that are not committed', () => {
+  it('come from the VLEK once one is loaded, or from the key that the request selects', () => {
+    const rig = initialised();
+    const guest = rig.runningGuest();
+    const [ANY, VCEK, VLEK] = [0 << 1, 1 << 1, 2 << 1];
+    const chip = derive(rig, guest, 1n, 0n, ANY).key;
+    expect(derive(rig, guest, 3n, 0n, VCEK).key).toBe(chip);
+    expect(derive(rig, guest, 5n, 0n, VLEK)).toEqual({
+      status: STATUS.SUCCESS,
+      refusal: STATUS.INVALID_KEY,
+      key: '00'.repeat(32),
+    });
+    expect(derive(rig, guest, 7n, 0n, 3 << 1).refusal).toBe(STATUS.INVALID_PARAM);
+    const settings = [
+      set(SNP_VLEK_LOAD.length, 16),
+      set(SNP_VLEK_LOAD.wrappedPaddr, rig.place(rig.processor.orderVlek('a').wrapped)),
+    ];
+    expect(rig.issue('SNP_VLEK_LOAD', SNP_VLEK_LOAD, ...settings).status).toBe(STATUS.SUCCESS);
+    const loaded = derive(rig, guest, 9n, 0n, VLEK);
+    expect([loaded.refusal, loaded.key === chip]).toEqual([STATUS.SUCCESS, false]);
+    expect(derive(rig, guest, 11n, 0n, ANY).key).toBe(loaded.key);
+    expect(derive(rig, guest, 13n, 0n, VCEK).key).toBe(chip);
+  });
+
+  it('are refused for unknown fields and roots', () => {
     const rig = initialised();
     const guest = rig.runningGuest();
     expect(derive(rig, guest, 1n, 1n << 20n).status).toBe(STATUS.INVALID_PARAM);
-    expect(derive(rig, guest, 1n, 0n, 2).status).toBe(STATUS.INVALID_PARAM);
-    const payload = new Uint8Array(KEY_REQUEST.size);
-    KEY_REQUEST.tcbVersion.set(payload, 0xffn);
-    expect(rig.ask(guest, { type: MESSAGE_TYPE.KEY_REQ, seqno: 1n, vmpck: 0, payload }).status).toBe(STATUS.INVALID_PARAM);
-    const svn = new Uint8Array(KEY_REQUEST.size);
-    KEY_REQUEST.guestSvn.set(svn, 1);
-    expect(rig.ask(guest, { type: MESSAGE_TYPE.KEY_REQ, seqno: 1n, vmpck: 0, payload: svn }).status).toBe(STATUS.INVALID_PARAM);
+    expect(derive(rig, guest, 1n, 0n, 8).status).toBe(STATUS.INVALID_PARAM);
+    expect(derive(rig, guest, 1n, 0n).status).toBe(STATUS.SUCCESS);
+  });
+
+  it('are zeros with a refusal for versions that are not committed and a VMPL that is another’s, and the message counts', () => {
+    const rig = initialised();
+    const guest = rig.runningGuest();
+    const refusal = { status: STATUS.SUCCESS, refusal: STATUS.INVALID_PARAM, key: '00'.repeat(32) };
+    const tcb = keyRequest((payload) => KEY_REQUEST.tcbVersion.set(payload, 0xffn));
+    expect(ask(rig, guest, 1n, tcb)).toEqual(refusal);
+    const svn = keyRequest((payload) => KEY_REQUEST.guestSvn.set(payload, 1));
+    expect(ask(rig, guest, 3n, svn)).toEqual(refusal);
+    expect(ask(rig, guest, 1n, keyRequest(), 1)).toEqual(refusal);
+    expect(ask(rig, guest, 5n, keyRequest()).refusal).toBe(STATUS.SUCCESS);
   });
 });
