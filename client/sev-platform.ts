@@ -85,7 +85,7 @@ export const sevPlatformCalls = {
    */
   snpPlatformStatus: ioctl(SevPlatformService.snpPlatformStatus, bare, out('snp_status')),
   /**
-   * SNP_COMMIT: the version that runs becomes the lowest that may run.
+   * SNP_COMMIT: the version that runs becomes the lowest that may run, and the TCB version that reports claim.
    * Errno: ENODEV (no SEV-SNP), EIO (the firmware refused).
    */
   snpCommit: ioctl(SevPlatformService.snpCommit, bare, ret),

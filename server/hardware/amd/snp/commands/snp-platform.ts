@@ -156,6 +156,7 @@ const snpConfig = snpPlatformCommand({
   },
 });
 
+/** Reports claim the version that is committed from then on, whatever SNP_CONFIG has said (Documentation/virt/coco/sev-guest.rst). */
 const snpCommit = snpPlatformCommand({
   name: 'SNP_COMMIT',
   states: ['init'],
@@ -163,6 +164,7 @@ const snpCommit = snpPlatformCommand({
   run: (firmware, buffer) => {
     if (SNP_COMMIT.length.get(buffer) !== SNP_COMMIT.size) return STATUS.INVALID_LENGTH;
     firmware.committedTcb = firmware.currentTcb;
+    firmware.snpConfig = { ...firmware.snpConfig, reportedTcb: firmware.currentTcb };
     return STATUS.SUCCESS;
   },
 });

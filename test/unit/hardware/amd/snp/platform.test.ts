@@ -140,10 +140,19 @@ describe('SNP_CONFIG and SNP_COMMIT', () => {
     expect(decodeTcb(CURRENT)).toEqual({ bootLoader: 4, tee: 0, snp: 22, microcode: 213 });
   });
 
-  it('commit what runs', () => {
+  it('commit what runs, which reports claim then, and leave what they hide', () => {
     const rig = initialised();
+    const status = () => {
+      const { bytes } = readStatus(rig);
+      return [SNP_STATUS_PAGE.reportedTcb.get(bytes), SNP_STATUS_PAGE.flags.get(bytes)];
+    };
+    expect(rig.issue('SNP_CONFIG', SNP_CONFIG, set(SNP_CONFIG.reportedTcb, 3n), set(SNP_CONFIG.flags, 1)).status).toBe(
+      STATUS.SUCCESS,
+    );
     expect(rig.issue('SNP_COMMIT', buffers.SNP_COMMIT).status).toBe(STATUS.INVALID_LENGTH);
+    expect(status()).toEqual([3n, 1]);
     expect(rig.issue('SNP_COMMIT', buffers.SNP_COMMIT, set(buffers.SNP_COMMIT.length, 4)).status).toBe(STATUS.SUCCESS);
+    expect(status()).toEqual([CURRENT, 1]);
   });
 });
 
