@@ -3,18 +3,12 @@ import { Failure, failed, type Result } from '../kernel/failure.js';
 import { isMirror, isSevEsGuest, isSevSnpGuest } from '../kernel/kvm/svm/sev-info.js';
 import type { Vcpu } from '../kernel/kvm/vcpu.js';
 import type { Vm } from '../kernel/kvm/vm.js';
-import { KVM_CAP } from '../kernel/uapi/capabilities.js';
+import type { Cpuid } from '../kernel/kvm/x86/cpuid.js';
 import { KVM_MEM } from '../kernel/uapi/constants.js';
 import { IOCTL } from '../kernel/uapi/ioctls.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
-import type {
-  CapabilityDescription,
-  GuestDescription,
-  GuestKindName,
-  SlotDescription,
-  VcpuDescription,
-  WiringDescription,
-} from './guest.js';
+import { describeCapabilities } from './capabilities.js';
+import type { GuestDescription, GuestKindName, SlotDescription, VcpuDescription, WiringDescription } from './guest.js';
 import { vcpuCall } from './kernel-call.js';
 
 /** Entries that KVM takes. */
@@ -27,7 +21,7 @@ export const kindOf = ({ arch }: Vm): GuestKindName => (arch.sev?.active ? 'sev'
 
 /** Why this VM cannot be sent at all; null if it can. What the destination and the firmware say is not known yet. */
 export const whyNotSent = (vm: Vm): Failure | null => {
-  const { arch, life } = vm;
+  const { life } = vm;
   if (life.kind !== 'alive')
     return new Failure('EIO', 'VM_NOT_ALIVE', 'server/migration', { object: `vm ${vm.id}`, state: life.kind });
   if (vm.pause !== null || vm.writeLog !== null)
@@ -36,13 +30,17 @@ export const whyNotSent = (vm: Vm): Failure | null => {
     return new Failure('EBUSY', 'PAGES_STILL_OWED', 'server/migration', { object: `vm ${vm.id}` });
   if (vm.createdVcpus !== vm.vcpus.length)
     return new Failure('EBUSY', 'VCPU_CREATION_IN_PROGRESS', 'server/migration', { object: `vm ${vm.id}` });
+  return whyNotCarried(vm);
+};
+
+/** What nobody can take along. */
+const whyNotCarried = (vm: Vm): Failure | null => {
+  const { arch } = vm;
   if (arch.sev !== null && isSevSnpGuest(vm))
     // Page keys of SEV-SNP never leave the firmware but for a migration agent, which the guest's owner has to bind at launch.
     return refuse('SNP_NEEDS_MIGRATION_AGENT', vm, { expected: 'a migration agent bound to the guest (MA_CONTEXT)' });
   if (arch.sev !== null && (isMirror(vm) || arch.sev.mirrorVms.size > 0)) return refuse('VM_IS_MIRRORED', vm);
   if ([...vm.memslots].some(({ flags }) => (flags & KVM_MEM.GUEST_MEMFD) !== 0)) return refuse('GUEST_MEMFD_NOT_CARRIED', vm);
-  if (arch.irqchipMode === 'split') return refuse('SPLIT_IRQCHIP_NOT_CARRIED', vm);
-  if (arch.msrFilter !== null) return refuse('MSR_FILTER_NOT_CARRIED', vm);
   if (vm.devices.size > 0) return refuse('DEVICE_NOT_CARRIED', vm, { devices: String(vm.devices.size) });
   return null;
 };
@@ -69,23 +67,8 @@ const describeSlots = (vm: Vm): SlotDescription[] =>
     bytes: npages * PAGE_SIZE,
     flags,
     pinned: isPinned(vm, userspaceAddr, npages * PAGE_SIZE),
+    userspaceAddress: userspaceAddr,
   }));
-
-/** KVM_ENABLE_CAP calls that give a new VM what this one has. */
-const describeCapabilities = ({ arch }: Vm): CapabilityDescription[] => {
-  const x2apic = (arch.x2apicFormat ? 1n : 0n) | (arch.x2apicBroadcastQuirkDisabled ? 2n : 0n);
-  const all: readonly CapabilityDescription[] = [
-    { cap: KVM_CAP.EXIT_HYPERCALL, argument: arch.hypercallExitMask },
-    { cap: KVM_CAP.X86_USER_SPACE_MSR, argument: BigInt(arch.userSpaceMsrMask) },
-    { cap: KVM_CAP.EXCEPTION_PAYLOAD, argument: arch.exceptionPayload ? 1n : 0n },
-    { cap: KVM_CAP.X2APIC_API, argument: x2apic },
-    { cap: KVM_CAP.EXIT_ON_EMULATION_FAILURE, argument: arch.exitOnEmulationError ? 1n : 0n },
-    { cap: KVM_CAP.X86_TRIPLE_FAULT_EVENT, argument: arch.tripleFaultEvent ? 1n : 0n },
-    { cap: KVM_CAP.X86_DISABLE_EXITS, argument: BigInt(arch.disabledExits) },
-    { cap: KVM_CAP.DISABLE_QUIRKS2, argument: BigInt(arch.disabledQuirks) },
-  ];
-  return all.filter(({ argument }) => argument !== 0n);
-};
 
 /**
  * One ioeventfd for each that the VMM has assigned: KVM's own second one on the fast bus goes with the one of length 0.
@@ -105,23 +88,24 @@ export const describeWiring = (vm: Vm, stopped: boolean): WiringDescription => (
   })),
 });
 
-/** Why a guest is not any more what the destination has made room for; null if it is. */
-export const whyNotAsDescribed = (vm: Vm, { slots, vcpus }: GuestDescription): Failure | null => {
-  const now = describeSlots(vm);
-  const same = slots.every(({ id, gpa, bytes }, index) => {
-    const slot = now[index];
-    return slot?.id === id && slot.gpa === gpa && slot.bytes === bytes;
-  });
-  if (same && now.length === slots.length && vm.vcpus.length === vcpus.length) return null;
-  return new Failure('EBUSY', 'GUEST_CHANGED_MEANWHILE', 'server/migration', {
-    object: `vm ${vm.id}`,
-    what: 'memslots or vCPUs',
-  });
-};
+/** What is made before any vCPU. */
+const describeMachine = (vm: Vm) => ({
+  kind: kindOf(vm),
+  vmType: vm.type,
+  encryptedState: vm.arch.sev !== null && isSevEsGuest(vm),
+  vmsaFeatures: vm.arch.sev?.vmsaFeatures ?? 0n,
+  irqchip: vm.arch.picInKernel,
+  pit: vm.arch.irq.pit !== null,
+  pitSpeaker: vm.arch.irq.pit?.speaker ?? false,
+  bootCpuId: vm.arch.bspVcpuId,
+  tscKhz: vm.arch.defaultTscKhz,
+  capabilities: describeCapabilities(vm),
+  slots: describeSlots(vm),
+});
 
 /**
- * What a destination has to make. GSI routing is not among it, as KVM gives it back to nobody: a VMM sets its own again, with
- * the device wiring that is listed.
+ * What a destination has to make before anything is put into it. What can be set at any time, such as GSI routing, is part of
+ * the state.
  */
 export const describeGuest = (vm: Vm): Result<GuestDescription> => {
   const vcpus: VcpuDescription[] = [];
@@ -130,16 +114,30 @@ export const describeGuest = (vm: Vm): Result<GuestDescription> => {
     if (failed(described)) return described;
     vcpus.push(described);
   }
-  return {
-    kind: kindOf(vm),
-    vmType: vm.type,
-    encryptedState: vm.arch.sev !== null && isSevEsGuest(vm),
-    vmsaFeatures: vm.arch.sev?.vmsaFeatures ?? 0n,
-    irqchip: vm.arch.picInKernel,
-    pit: vm.arch.irq.pit !== null,
-    capabilities: describeCapabilities(vm),
-    vcpus,
-    slots: describeSlots(vm),
-    ...describeWiring(vm, false),
-  };
+  return { ...describeMachine(vm), vcpus, ...describeWiring(vm, false) };
+};
+
+const textOf = (value: unknown): string =>
+  JSON.stringify(value, (_name, field: unknown) => (typeof field === 'bigint' ? String(field) : field));
+
+/** Name of what is not as it was; null: all is. */
+const changedSince = (vm: Vm, before: GuestDescription, cpuids: readonly Cpuid[]): string | null => {
+  const then: Readonly<Record<string, unknown>> = { ...before };
+  const now = Object.entries(describeMachine(vm)).find(([name, value]) => textOf(value) !== textOf(then[name]));
+  if (now !== undefined) return now[0];
+  const ids = (vcpus: readonly { readonly id: number }[]): string => textOf(vcpus.map(({ id }) => id));
+  if (ids(vm.vcpus) !== ids(before.vcpus)) return 'vcpus';
+  const other = vm.vcpus.find(({ arch }, index) => textOf(arch.cpuid.entries) !== textOf(cpuids[index]?.entries));
+  return other === undefined ? null : `CPUID of vcpu ${other.id}`;
+};
+
+/**
+ * Why a guest is not any more what the destination has made room for: its VMM has changed something that is made once, and
+ * could only be lost. Null: it is.
+ * @param cpuids of the vCPUs when it was described, without what follows their registers
+ */
+export const whyNotAsDescribed = (vm: Vm, before: GuestDescription, cpuids: readonly Cpuid[]): Failure | null => {
+  const what = changedSince(vm, before, cpuids);
+  if (what === null) return whyNotCarried(vm);
+  return new Failure('EBUSY', 'GUEST_CHANGED_MEANWHILE', 'server/migration', { object: `vm ${vm.id}`, what });
 };

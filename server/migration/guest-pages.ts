@@ -1,5 +1,6 @@
 import { gfn, PAGE_SIZE } from '../hardware/units.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
+import { markPageDirty } from '../kernel/kvm/mark-page-dirty.js';
 import type { Memslot } from '../kernel/kvm/memslots.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import type { Page } from '../kernel/mm/page.js';
@@ -41,8 +42,22 @@ export const writeClear = (vm: Vm, { gfns, data }: PageBatch): Failure | null =>
   eachRun(vm, gfns, (slot, at, pages) => {
     const bytes = data.subarray(at * PAGE_SIZE, (at + pages) * PAGE_SIZE);
     const address = slot.hva(gfn(gfns[at] ?? 0));
+    logArrived(vm, slot, gfns[at] ?? 0, pages);
     return slot.readonly ? writeBehind(vm, address, bytes) : vm.mm.write(address, bytes);
   });
+
+/** To a VMM that reads the slot's dirty log, what has come may be what was dirty at the source. */
+const logArrived = (vm: Vm, slot: Memslot, first: number, count: number): void => {
+  if (slot.logsDirty) for (let frame = first; frame < first + count; frame++) markPageDirty(vm, null, slot, gfn(frame));
+};
+
+/** The same for frames that need not lie in one slot. */
+export const logArrivals = (vm: Vm, gfns: readonly number[]): void => {
+  for (const frame of gfns) {
+    const slot = vm.memslots.find(gfn(frame));
+    if (slot !== undefined) logArrived(vm, slot, frame, 1);
+  }
+};
 
 /** Goes through frames as far as they follow each other in a slot: `at` is the index of the first one, of so many `pages`. */
 const eachRun = (

@@ -1,98 +1,111 @@
 import { Failure, failed, type Result } from '../kernel/failure.js';
-import type { Vcpu } from '../kernel/kvm/vcpu.js';
+import { InlineCopy } from '../kernel/fs/inline-copy.js';
 import type { Vm } from '../kernel/kvm/vm.js';
-import { SAVED_MSRS } from '../kernel/kvm/x86/msr-store.js';
-import { getMsr, setMsr } from '../kernel/kvm/x86/msrs.js';
+import { guestTscs, setGuestTscs } from '../kernel/kvm/x86/tsc.js';
+import { KVM_MSR_FILTER_DEFAULT } from '../kernel/uapi/constants.js';
 import { IOCTL } from '../kernel/uapi/ioctls.js';
-import { kvm_irqchip, kvm_pit_state2 } from '../kernel/uapi/irq-structs.js';
-import { kvm_mp_state } from '../kernel/uapi/kvm-structs.js';
-import type { Fields, Struct } from '../kernel/uapi/struct.js';
 import {
-  kvm_clock_data,
-  kvm_debugregs,
-  kvm_lapic_state,
-  kvm_regs,
-  kvm_sregs,
-  kvm_vcpu_events,
-  kvm_xcrs,
-  kvm_xsave,
-} from '../kernel/uapi/x86-structs.js';
-import { vcpuCall, vcpuCallArg, vmCall } from './kernel-call.js';
+  kvm_irq_routing,
+  kvm_irq_routing_entry,
+  kvm_irqchip,
+  kvm_pit_state2,
+  kvm_reinject_control,
+} from '../kernel/uapi/irq-structs.js';
+import { kvm_coalesced_mmio_zone } from '../kernel/uapi/kvm-structs.js';
+import { kvm_clock_data, kvm_msr_filter, kvm_msr_filter_range } from '../kernel/uapi/x86-structs.js';
+import { vmCall, vmCallArg } from './kernel-call.js';
 import { fromWords, PART, type StatePart, words } from './state-parts.js';
+import { restoreVcpuPart, tscKhzPart, vcpuParts } from './vcpu-state.js';
 
-/** An ioctl that reads, the one that puts it back, and what they exchange. */
-interface Exchange {
-  readonly get: number;
-  readonly set: number;
-  readonly layout: Struct<Fields>;
-}
-
-/** Registers that a SEV-ES guest has in its save area, in the order in which they can be set. */
-const REGISTERS: readonly Exchange[] = [
-  { get: IOCTL.KVM_GET_SREGS, set: IOCTL.KVM_SET_SREGS, layout: kvm_sregs },
-  { get: IOCTL.KVM_GET_REGS, set: IOCTL.KVM_SET_REGS, layout: kvm_regs },
-  { get: IOCTL.KVM_GET_XCRS, set: IOCTL.KVM_SET_XCRS, layout: kvm_xcrs },
-  { get: IOCTL.KVM_GET_XSAVE, set: IOCTL.KVM_SET_XSAVE, layout: kvm_xsave },
-  { get: IOCTL.KVM_GET_DEBUGREGS, set: IOCTL.KVM_SET_DEBUGREGS, layout: kvm_debugregs },
-];
-
-const EVENTS: Exchange = { get: IOCTL.KVM_GET_VCPU_EVENTS, set: IOCTL.KVM_SET_VCPU_EVENTS, layout: kvm_vcpu_events };
-const MP_STATE: Exchange = { get: IOCTL.KVM_GET_MP_STATE, set: IOCTL.KVM_SET_MP_STATE, layout: kvm_mp_state };
-const LAPIC: Exchange = { get: IOCTL.KVM_GET_LAPIC, set: IOCTL.KVM_SET_LAPIC, layout: kvm_lapic_state };
-const CLOCK: Exchange = { get: IOCTL.KVM_GET_CLOCK, set: IOCTL.KVM_SET_CLOCK, layout: kvm_clock_data };
-const IRQCHIP: Exchange = { get: IOCTL.KVM_GET_IRQCHIP, set: IOCTL.KVM_SET_IRQCHIP, layout: kvm_irqchip };
-const PIT: Exchange = { get: IOCTL.KVM_GET_PIT2, set: IOCTL.KVM_SET_PIT2, layout: kvm_pit_state2 };
 /** Both PICs, and the IOAPIC. */
 const CHIPS = [0, 1, 2] as const;
 
 /** Requests that a state may ask for: a source does not choose what is done on a destination. */
-const VM_REQUESTS: ReadonlySet<number> = new Set([CLOCK.set, IRQCHIP.set, PIT.set]);
-const VCPU_REQUESTS: ReadonlySet<number> = new Set([...REGISTERS, EVENTS, MP_STATE, LAPIC].map(({ set }) => set));
+const REQUESTS: ReadonlySet<number> = new Set([
+  ...[IOCTL.KVM_SET_CLOCK, IOCTL.KVM_SET_IRQCHIP, IOCTL.KVM_REINJECT_CONTROL],
+  ...[IOCTL.KVM_SET_GSI_ROUTING, IOCTL.KVM_REGISTER_COALESCED_MMIO],
+]);
 
-const readVcpu = (vcpu: Vcpu, { get, set, layout }: Exchange): Result<StatePart> => {
-  const bytes = new Uint8Array(layout.size);
-  const refused = vcpuCall(vcpu, get, bytes);
-  return failed(refused) ? refused : { kind: PART.VCPU_IOCTL, index: vcpu.index, request: set, bytes };
-};
+const call = (request: number, bytes: Uint8Array): StatePart => ({ kind: PART.VM_IOCTL, index: 0, request, bytes });
+const own = (kind: StatePart['kind'], bytes: Uint8Array): StatePart => ({ kind, index: 0, request: 0, bytes });
 
-const readVm = (vm: Vm, { get, set }: Exchange, bytes: Uint8Array): Result<StatePart> => {
+/** What `get` gives, to be put back by `set`. */
+const read = (vm: Vm, get: number, set: number, bytes: Uint8Array): Result<StatePart> => {
   const refused = vmCall(vm, get, bytes);
-  return failed(refused) ? refused : { kind: PART.VM_IOCTL, index: 0, request: set, bytes };
+  return failed(refused) ? refused : call(set, bytes);
 };
 
-/** MSRs as a VMM saves them: those that the vCPU has. */
-const readMsrs = (vcpu: Vcpu): StatePart => {
-  const pairs = SAVED_MSRS.flatMap((index): bigint[] => {
-    const value = getMsr(vcpu, index, true);
-    return value === null ? [] : [BigInt(index), value];
+/** KVM gives its routing back to nobody; without it an irqfd that is made again would lead elsewhere. */
+const routingPart = ({ arch }: Vm): StatePart => {
+  const entries = arch.irq.routes.list();
+  const bytes = new Uint8Array(kvm_irq_routing.size + entries.length * kvm_irq_routing_entry.size);
+  kvm_irq_routing.write(bytes, { nr: entries.length });
+  for (const [index, entry] of entries.entries())
+    kvm_irq_routing_entry.write(bytes, entry, kvm_irq_routing.size + index * kvm_irq_routing_entry.size);
+  return call(IOCTL.KVM_SET_GSI_ROUTING, bytes);
+};
+
+const irqchipParts = (vm: Vm): Result<StatePart>[] => {
+  const { arch } = vm;
+  if (!arch.irqchipInKernel) return [];
+  const chips = arch.picInKernel
+    ? CHIPS.map((chip_id) => read(vm, IOCTL.KVM_GET_IRQCHIP, IOCTL.KVM_SET_IRQCHIP, kvm_irqchip.encode({ chip_id })))
+    : [];
+  const { pit } = arch.irq;
+  if (pit === null) return [routingPart(vm), ...chips];
+  const control = kvm_reinject_control.encode({ pit_reinject: pit.reinjects ? 1 : 0 });
+  return [routingPart(vm), ...chips, call(IOCTL.KVM_REINJECT_CONTROL, control), own(PART.PIT, pit.getState2())];
+};
+
+/** The zones, and what of their writes the VMM has not taken out of the ring. */
+const coalescedParts = ({ coalesced }: Vm): StatePart[] => {
+  const zones = [...coalesced.zones].map(({ addr, size, pio }) =>
+    call(IOCTL.KVM_REGISTER_COALESCED_MMIO, kvm_coalesced_mmio_zone.encode({ addr, size, pio: pio ? 1 : 0 })),
+  );
+  return zones.length === 0 ? [] : [...zones, own(PART.COALESCED_RING, coalesced.ring.bytes.slice())];
+};
+
+/** `kvm_msr_filter`, whose addresses mean nothing, and the bitmaps of its ranges in their order. */
+const msrFilterParts = ({ arch }: Vm): StatePart[] => {
+  if (arch.msrFilter === null) return [];
+  const { defaultAllow, ranges } = arch.msrFilter;
+  const filter = kvm_msr_filter.encode({
+    flags: defaultAllow ? KVM_MSR_FILTER_DEFAULT.ALLOW : KVM_MSR_FILTER_DEFAULT.DENY,
+    ranges: ranges.map(({ flags, base, count }) =>
+      kvm_msr_filter_range.decode(kvm_msr_filter_range.encode({ flags, base, nmsrs: count })),
+    ),
   });
-  return { kind: PART.VCPU_MSRS, index: vcpu.index, request: 0, bytes: words(pairs) };
+  return [own(PART.MSR_FILTER, Uint8Array.from([filter, ...ranges.map(({ bitmap }) => bitmap)].flatMap((bytes) => [...bytes])))];
 };
 
-/** The parts of a stopped vCPU that KVM has; registers are not among them where the guest's are encrypted. */
-const vcpuParts = (vcpu: Vcpu): Result<StatePart>[] => {
-  const { arch, vm } = vcpu;
-  const registers = vm.kernel.ops.guestStateProtected(vcpu) ? [] : REGISTERS;
-  const khz: StatePart = { kind: PART.VCPU_TSC_KHZ, index: vcpu.index, request: arch.tscKhz, bytes: new Uint8Array(0) };
-  return [
-    khz,
-    ...registers.map((exchange) => readVcpu(vcpu, exchange)),
-    readMsrs(vcpu),
-    readVcpu(vcpu, MP_STATE),
-    ...(arch.lapic === null ? [] : [readVcpu(vcpu, LAPIC)]),
-    readVcpu(vcpu, EVENTS),
-  ];
+const restoreMsrFilter = (vm: Vm, { bytes }: StatePart): Failure | null => {
+  if (bytes.length < kvm_msr_filter.size) return malformed('MSR filter');
+  const filter = kvm_msr_filter.decode(bytes);
+  const user = new InlineCopy(vm.mm);
+  let at = kvm_msr_filter.size;
+  const ranges = filter.ranges.map((range) => {
+    const length = Math.ceil(range.nmsrs / 64) * 8;
+    const bitmap = user.place(bytes.slice(at, at + length));
+    at += length;
+    return { ...range, bitmap };
+  });
+  const result = vmCallArg(vm, IOCTL.KVM_X86_SET_MSR_FILTER, {
+    value: user.place(kvm_msr_filter.encode({ ...filter, ranges })),
+    user,
+  });
+  return failed(result) ? result : null;
 };
 
 const vmParts = (vm: Vm): Result<StatePart>[] => {
-  const chips = vm.arch.picInKernel ? CHIPS.map((chip_id) => readVm(vm, IRQCHIP, kvm_irqchip.encode({ chip_id }))) : [];
-  const pit = vm.arch.irq.pit === null ? [] : [readVm(vm, PIT, new Uint8Array(kvm_pit_state2.size))];
   const shared = vm.arch.sharedFrames.list().flatMap(({ first, end }) => [BigInt(first), BigInt(end)]);
   return [
-    ...chips,
-    ...pit,
-    readVm(vm, CLOCK, new Uint8Array(kvm_clock_data.size)),
-    { kind: PART.SHARED_FRAMES, index: 0, request: 0, bytes: words(shared) },
+    ...irqchipParts(vm),
+    read(vm, IOCTL.KVM_GET_CLOCK, IOCTL.KVM_SET_CLOCK, new Uint8Array(kvm_clock_data.size)),
+    own(PART.SHARED_FRAMES, words(shared)),
+    ...msrFilterParts(vm),
+    ...coalescedParts(vm),
+    ...vm.vcpus.map(tscKhzPart),
+    own(PART.TSC, words(guestTscs(vm))),
   ];
 };
 
@@ -109,52 +122,54 @@ export const saveState = (vm: Vm): Result<StatePart[]> => {
 const refuse = (reason: string, part: StatePart): Failure =>
   new Failure('EINVAL', reason, 'server/migration', { kind: String(part.kind), request: `0x${part.request.toString(16)}` });
 
-const writeMsrs = (vcpu: Vcpu, part: StatePart): Failure | null => {
-  const values = fromWords(part.bytes);
+const malformed = (what: string): Failure => new Failure('EINVAL', 'GUEST_STATE_MALFORMED', 'server/migration', { what });
+
+const restoreSharedFrames = (vm: Vm, { bytes }: StatePart): null => {
+  const values = fromWords(bytes).map(Number);
   for (let at = 0; at + 1 < values.length; at += 2) {
-    const index = Number(values[at]);
-    const value = values[at + 1] ?? 0n;
-    // A read-only one is no obstacle if it has the value already.
-    if (!setMsr(vcpu, index, value, true) && getMsr(vcpu, index, true) !== value)
-      return refuse('MSR_NOT_RESTORED', part).with({ msr: `0x${index.toString(16)}` });
+    const first = values[at] ?? 0;
+    vm.arch.sharedFrames.mapGpaRange(first, (values[at + 1] ?? 0) - first, 0n);
   }
   return null;
 };
 
-const restoreVcpuPart = (vcpu: Vcpu, part: StatePart): Failure | null => {
-  switch (part.kind) {
-    case PART.VCPU_IOCTL: {
-      if (!VCPU_REQUESTS.has(part.request)) return refuse('STATE_REQUEST_NOT_ALLOWED', part);
-      const result = vcpuCall(vcpu, part.request, part.bytes);
-      return failed(result) ? result : null;
-    }
-    case PART.VCPU_TSC_KHZ: {
-      const arg = { value: BigInt(part.request), user: vcpu.vm.mm };
-      const result = vcpuCallArg(vcpu, IOCTL.KVM_SET_TSC_KHZ, arg);
-      return failed(result) ? result : null;
-    }
-    case PART.VCPU_MSRS:
-      return writeMsrs(vcpu, part);
-    default:
-      return refuse('STATE_PART_UNEXPECTED', part);
-  }
+/** KVM_SET_PIT2 without kvm->lock, which the pause of the VM holds. */
+const restorePit = ({ arch }: Vm, part: StatePart): Failure | null => {
+  const { pit } = arch.irq;
+  if (pit === null || part.bytes.length !== kvm_pit_state2.size) return refuse('STATE_PART_UNEXPECTED', part);
+  pit.setState2(part.bytes);
+  return null;
+};
+
+const restoreRing = ({ coalesced }: Vm, { bytes }: StatePart): Failure | null => {
+  const ring = coalesced.ring.bytes;
+  if (bytes.length !== ring.length) return malformed('coalesced MMIO ring');
+  ring.set(bytes);
+  return null;
 };
 
 /** Puts one part back, whatever kind of guest it is. EINVAL: it is for nothing that is there. */
 export const restorePart = (vm: Vm, part: StatePart): Failure | null => {
-  if (part.kind === PART.VM_IOCTL) {
-    if (!VM_REQUESTS.has(part.request)) return refuse('STATE_REQUEST_NOT_ALLOWED', part);
-    const result = vmCall(vm, part.request, part.bytes);
-    return failed(result) ? result : null;
-  }
-  if (part.kind === PART.SHARED_FRAMES) {
-    const values = fromWords(part.bytes).map(Number);
-    for (let at = 0; at + 1 < values.length; at += 2) {
-      const first = values[at] ?? 0;
-      vm.arch.sharedFrames.mapGpaRange(first, (values[at + 1] ?? 0) - first, 0n);
+  switch (part.kind) {
+    case PART.VM_IOCTL: {
+      if (!REQUESTS.has(part.request)) return refuse('STATE_REQUEST_NOT_ALLOWED', part);
+      const result = vmCall(vm, part.request, part.bytes);
+      return failed(result) ? result : null;
     }
-    return null;
+    case PART.PIT:
+      return restorePit(vm, part);
+    case PART.SHARED_FRAMES:
+      return restoreSharedFrames(vm, part);
+    case PART.MSR_FILTER:
+      return restoreMsrFilter(vm, part);
+    case PART.COALESCED_RING:
+      return restoreRing(vm, part);
+    case PART.TSC:
+      setGuestTscs(vm, fromWords(part.bytes));
+      return null;
+    default: {
+      const vcpu = vm.vcpus[part.index];
+      return vcpu === undefined ? refuse('STATE_OF_NO_VCPU', part) : restoreVcpuPart(vcpu, part);
+    }
   }
-  const vcpu = vm.vcpus[part.index];
-  return vcpu === undefined ? refuse('STATE_OF_NO_VCPU', part) : restoreVcpuPart(vcpu, part);
 };

@@ -15,6 +15,8 @@ export interface SlotDescription {
   readonly flags: number;
   /** All of it is registered for encryption (KVM_MEMORY_ENCRYPT_REG_REGION), and so pinned. */
   readonly pinned: boolean;
+  /** Where its memory lies in the source's process: slots that share memory there share it here too. */
+  readonly userspaceAddress: number;
 }
 
 /** A KVM_ENABLE_CAP of the VM. */
@@ -67,6 +69,12 @@ export interface GuestDescription extends WiringDescription {
   /** In-kernel PICs, IOAPIC and local APICs. */
   readonly irqchip: boolean;
   readonly pit: boolean;
+  /** KVM_PIT_SPEAKER_DUMMY. */
+  readonly pitSpeaker: boolean;
+  /** KVM_SET_BOOT_CPU_ID. */
+  readonly bootCpuId: number;
+  /** KVM_SET_TSC_KHZ of the VM: what a new vCPU begins with. */
+  readonly tscKhz: number;
   readonly capabilities: readonly CapabilityDescription[];
   readonly vcpus: readonly VcpuDescription[];
   readonly slots: readonly SlotDescription[];

@@ -41,4 +41,7 @@ export const vcpuCallArg = (vcpu: Vcpu, request: number, arg: IoctlArg): Result<
 
 /** A VM ioctl without its gate. */
 export const vmCall = (vm: Vm, request: number, bytes: Uint8Array): Result<number> =>
-  atOnce(vm.kernel, ownerOf(vm), 'VM state', (current) => vmIoctl(current, vm, request, inlineArg(vm.mm, bytes)));
+  vmCallArg(vm, request, inlineArg(vm.mm, bytes));
+
+export const vmCallArg = (vm: Vm, request: number, arg: IoctlArg): Result<number> =>
+  atOnce(vm.kernel, ownerOf(vm), 'VM state', (current) => vmIoctl(current, vm, request, arg));

@@ -14,14 +14,18 @@ import type { Task } from '../kernel/sched/task.js';
 import type { MightSleep } from '../kernel/sched/wait.js';
 import { open } from '../kernel/syscalls/descriptors.js';
 import { ioctl } from '../kernel/syscalls/ioctl.js';
+import { KVM_PIT } from '../kernel/uapi/constants.js';
 import { IOCTL } from '../kernel/uapi/ioctls.js';
 import { kvm_pit_config } from '../kernel/uapi/irq-structs.js';
 import { kvm_enable_cap, kvm_enc_region, kvm_userspace_memory_region } from '../kernel/uapi/kvm-structs.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
+import { checkCapabilities } from './capabilities.js';
 import { FetchedPages } from './fetched-pages.js';
 import type { DestinationGuest, GuestDescription, WiringDescription } from './guest.js';
+import { logArrivals } from './guest-pages.js';
 import { atOnce } from './kernel-call.js';
 import { KINDS } from './kinds.js';
+import { type MemoryRange, memoryRanges } from './memory-layout.js';
 import { decodeParts } from './state-parts.js';
 import { decodeWiring } from './wiring.js';
 
@@ -85,6 +89,8 @@ export const whyNotReceived = (kernel: Kernel, description: GuestDescription): F
   const bytes = description.slots.reduce((sum, slot) => sum + slot.bytes, 0);
   if (bytes > GUEST_BYTES_MAX || description.slots.some(({ bytes: size }) => size % PAGE_SIZE !== 0 || size <= 0))
     return new Failure('EINVAL', 'GUEST_MEMORY_SIZE', 'server/migration', { given: String(bytes) });
+  const refused = checkCapabilities(description);
+  if (refused !== null) return refused;
   const target = KINDS[description.kind].target(kernel);
   return failed(target) ? target : checkCpuid(kernel, description);
 };
@@ -95,6 +101,8 @@ class Reception {
   readonly vcpuFds: number[] = [];
   readonly otherFds: number[] = [];
   readonly slots: ReceivedSlot[] = [];
+  /** What is mapped for the slots. */
+  readonly memory: (MemoryRange & { readonly address: number })[] = [];
   vmFd = -1;
   pause: VmPause | null = null;
 
@@ -121,31 +129,43 @@ class Reception {
     return (yield* this.pinMemory(current, description)) ?? (yield* this.createVcpus(current, description));
   }
 
-  private *createVm(current: Task, { vmType, capabilities, irqchip, pit }: GuestDescription): MightSleep<Failure | null> {
+  private *createVm(current: Task, description: GuestDescription): MightSleep<Failure | null> {
+    const { vmType, capabilities, bootCpuId, tscKhz } = description;
     const kvm = yield* open(this.kernel, current, '/dev/kvm', OPEN.RDWR);
     if (failed(kvm)) return kvm;
     const fd = yield* ioctl(current, kvm, IOCTL.KVM_CREATE_VM, { value: BigInt(vmType), user: this.mm });
     yield* this.process.files.close(current, kvm);
     if (failed(fd)) return fd;
     this.vmFd = this.keep(fd);
+    const noChips = yield* this.createIrqchip(current, description);
+    if (noChips !== null) return noChips;
     for (const { cap, argument } of capabilities) {
-      const refused = yield* this.onVm(
-        current,
-        IOCTL.KVM_ENABLE_CAP,
-        kvm_enable_cap.encode({ cap, args: [argument, 0n, 0n, 0n] }),
-      );
-      if (refused !== null) return refused;
+      const enable = kvm_enable_cap.encode({ cap, args: [argument, 0n, 0n, 0n] });
+      const refused = yield* this.onVm(current, IOCTL.KVM_ENABLE_CAP, enable);
+      if (refused !== null) return refused.with({ cap: String(cap) });
     }
+    return (
+      (yield* this.onVmWith(current, IOCTL.KVM_SET_BOOT_CPU_ID, bootCpuId)) ??
+      (yield* this.onVmWith(current, IOCTL.KVM_SET_TSC_KHZ, tscKhz))
+    );
+  }
+
+  private *createIrqchip(current: Task, { irqchip, pit, pitSpeaker }: GuestDescription): MightSleep<Failure | null> {
     if (!irqchip) return null;
+    const flags = pitSpeaker ? KVM_PIT.SPEAKER_DUMMY : 0;
     const chip = yield* this.onVm(current, IOCTL.KVM_CREATE_IRQCHIP, new Uint8Array(0));
-    return chip ?? (pit ? yield* this.onVm(current, IOCTL.KVM_CREATE_PIT2, kvm_pit_config.encode({})) : null);
+    return chip ?? (pit ? yield* this.onVm(current, IOCTL.KVM_CREATE_PIT2, kvm_pit_config.encode({ flags })) : null);
   }
 
   private *createMemory(current: Task, { slots }: GuestDescription): MightSleep<Failure | null> {
-    for (const { id, gpa, bytes, flags } of slots) {
-      const protection = { read: true, write: true, execute: false };
+    const protection = { read: true, write: true, execute: false };
+    for (const { start, bytes } of memoryRanges(slots)) {
       const address = this.mm.mmap({ length: bytes, protection, shared: false, object: null, offset: 0 });
       if (failed(address)) return address;
+      this.memory.push({ start, bytes, address });
+    }
+    for (const { id, gpa, bytes, flags, userspaceAddress } of slots) {
+      const address = this.addressOf(userspaceAddress);
       this.slots.push({ id, gpa, bytes, address });
       const place = { guest_phys_addr: BigInt(gpa), memory_size: BigInt(bytes), userspace_addr: BigInt(address) };
       const region = kvm_userspace_memory_region.encode({ slot: id, flags, ...place });
@@ -182,6 +202,19 @@ class Reception {
     return failed(result) ? result : null;
   }
 
+  /** The same for an ioctl that takes a number. */
+  private *onVmWith(current: Task, request: number, value: number): MightSleep<Failure | null> {
+    const result = yield* ioctl(current, this.vmFd, request, { value: BigInt(value), user: this.mm });
+    return failed(result) ? result : null;
+  }
+
+  /** Where what lies at an address of the source's process lies in this one. */
+  private addressOf(there: number): number {
+    const range = this.memory.find(({ start, bytes }) => there >= start && there < start + bytes);
+    if (range === undefined) throw new Error('a slot has no memory');
+    return range.address + (there - range.start);
+  }
+
   private keep(fd: number): number {
     const file = this.process.files.lookup(fd);
     if (file !== undefined) this.files.push(file);
@@ -191,7 +224,7 @@ class Reception {
   /** Closes what was made, as far as the process has not done so itself, and gives its memory back. */
   undo(): void {
     this.pause?.release();
-    const { process, mm, files, slots } = this;
+    const { process, mm, files, memory } = this;
     const fds = [this.vmFd, ...this.otherFds, ...this.vcpuFds];
     this.kernel.work('end of a migration that did not arrive', function* undo(current) {
       if (process.state.kind !== 'running') return;
@@ -199,7 +232,7 @@ class Reception {
         const file = process.files.lookup(fd);
         if (file !== undefined && files.includes(file)) yield* process.files.close(current, fd);
       }
-      for (const { address, bytes } of slots) mm.munmap(address, bytes);
+      for (const { address, bytes } of memory) mm.munmap(address, bytes);
     });
   }
 }
@@ -217,7 +250,11 @@ const destinationGuest = (
   return {
     target,
     begin: (opening) => own.begin(opening),
-    receive: (batch) => (fetched === null ? own.receive(batch) : fetched.receive(batch)),
+    receive: (batch) => {
+      if (fetched === null) return own.receive(batch);
+      logArrivals(vm, batch.gfns);
+      return fetched.receive(batch);
+    },
     owe: (runs, handler) => {
       if (whyNoPostCopy !== null)
         return new Failure('EINVAL', 'POST_COPY_NOT_FOR_ENCRYPTED', 'server/migration', { guest: kind, why: whyNoPostCopy });

@@ -44,6 +44,7 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
   if (refused !== null) return refused;
   const description = describeGuest(vm);
   if (failed(description)) return description;
+  const cpuids = vm.vcpus.map(({ arch }) => arch.cpuid);
   const kind = KINDS[kindOf(vm)];
   const source = kind.source(vm.get());
   const { kernel } = vm;
@@ -79,7 +80,7 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
       return HeldPages.hold(vm, done.owed, room);
     },
     state: () => {
-      const changed = whyNotAsDescribed(vm, description);
+      const changed = whyNotAsDescribed(vm, description, cpuids);
       if (changed !== null) return changed;
       // What they would raise after the irqchip has been read would be raised nowhere.
       vm.irqfds.suspend();

@@ -1,9 +1,9 @@
 import type { FrameRun, GuestDescription, PageBatch } from './guest.js';
 
-/** Version of the protocol; a peer may speak this one or the one before. */
-export const PROTOCOL_VERSION = 1;
-/** The oldest version that is understood. */
-export const PROTOCOL_VERSION_MIN = 1;
+/** Version of the protocol. A peer may speak any from the oldest on. */
+export const PROTOCOL_VERSION = 2;
+/** The oldest version that is understood: the first one describes a guest without all that it has been told. */
+export const PROTOCOL_VERSION_MIN = 2;
 
 /**
  * What one side tells the other, in order and exactly once (`link.ts` sees to it). `S` is the source, `D` the destination.

@@ -31,7 +31,7 @@ import { KVM_SEV_CMD, kvm_sev_cmd, kvm_sev_init } from '../kernel/uapi/sev-struc
 import type { BatchRoom } from './batch-room.js';
 import type { GuestDescription, PageBatch } from './guest.js';
 import type { GuestKind } from './guest-kind.js';
-import { checkBatch, guestPage, readClear, writeClear } from './guest-pages.js';
+import { checkBatch, guestPage, logArrivals, readClear, writeClear } from './guest-pages.js';
 import { restorePart, saveState } from './guest-state.js';
 import { fromWords, PART, type StatePart, words } from './state-parts.js';
 
@@ -95,6 +95,7 @@ const receive = (vm: Vm, batch: PageBatch): Failure | null => {
   const refused = checkBatch(batch, PACKET_HEADER_BYTES);
   if (refused !== null) return refused;
   if (batch.form === 'clear') return writeClear(vm, batch);
+  logArrivals(vm, batch.gfns);
   for (const [index, frame] of batch.gfns.entries()) {
     const page = guestPage(vm, frame, true);
     if (failed(page)) return page;
@@ -111,8 +112,8 @@ const HOLDS = ['none', 'nae-event', 'msr-protocol'] as const;
 const saveAreaParts = (vcpu: Vcpu): Result<StatePart[]> => {
   const sealed = sealSaveArea(vcpu);
   if (failed(sealed)) return sealed;
-  const { ghcb, apResetHold, receivedFirstSipi } = sevVcpuState(vcpu);
-  const own = words([ghcb, BigInt(HOLDS.indexOf(apResetHold)), receivedFirstSipi ? 1n : 0n]);
+  const { ghcb, apResetHold, receivedFirstSipi, cr0, cr4, efer } = sevVcpuState(vcpu);
+  const own = words([ghcb, BigInt(HOLDS.indexOf(apResetHold)), receivedFirstSipi ? 1n : 0n, cr0, cr4, efer]);
   const head = { index: vcpu.index, request: 0 };
   return [
     { ...head, kind: PART.SAVE_AREA, bytes: Uint8Array.from([...sealed.header, ...sealed.data]) },
@@ -149,8 +150,9 @@ const restoreSevVcpu = (vcpu: Vcpu, part: StatePart): Failure | null => {
     };
     return sealed.data.length === PAGE_SIZE ? openSaveArea(vcpu, sealed) : malformed('save area');
   }
-  const [ghcb = 0n, hold = 0n, sipi = 0n] = fromWords(part.bytes);
-  restoreSevVcpuState(vcpu, { ghcb, apResetHold: HOLDS[Number(hold)] ?? 'none', receivedFirstSipi: sipi !== 0n });
+  const [ghcb = 0n, hold = 0n, sipi = 0n, cr0 = 0n, cr4 = 0n, efer = 0n] = fromWords(part.bytes);
+  const apResetHold = HOLDS[Number(hold)] ?? 'none';
+  restoreSevVcpuState(vcpu, { ghcb, apResetHold, receivedFirstSipi: sipi !== 0n, cr0, cr4, efer });
   return null;
 };
 

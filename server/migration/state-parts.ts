@@ -15,7 +15,7 @@ export const PART = {
   VCPU_MSRS: 4,
   /** The save area of vCPU `index`: header and data of its packet. */
   SAVE_AREA: 5,
-  /** What KVM keeps of a SEV-ES vCPU beside it: GHCB MSR, AP reset hold, first SIPI received, 64 bits each. */
+  /** What KVM keeps of a SEV-ES vCPU beside it: GHCB MSR, AP reset hold, first SIPI received, CR0, CR4, EFER, 64 bits each. */
   SEV_VCPU: 6,
   /** AP jump table and GHCB protocol of a SEV guest, 64 bits each. */
   SEV_VM: 7,
@@ -24,6 +24,16 @@ export const PART = {
   /** Device wiring: see `encodeWiring`. */
   IOEVENTFDS: 9,
   IRQFDS: 10,
+  /** TSC of each vCPU at one moment, 64 bits each. */
+  TSC: 11,
+  /** `kvm_msr_filter` without addresses, then the bitmaps of its ranges. */
+  MSR_FILTER: 12,
+  /** The page of the coalesced MMIO ring. */
+  COALESCED_RING: 13,
+  /** Of vCPU `index`: triple fault; KVM_INTERRUPT's vector, vector of KVM_EXIT_IOAPIC_EOI, each plus one; KVM_EXIT_TPR_ACCESS. */
+  VCPU_PENDING: 14,
+  /** `kvm_pit_state2`. */
+  PIT: 15,
 } as const;
 export type PartKind = (typeof PART)[keyof typeof PART];
 

@@ -19,6 +19,8 @@ import { type CountingGuest, plainGuest, runWhile, sevGuest, startHosts, upTo } 
 
 const GUESTS = { plain: plainGuest, SEV: sevGuest } as const;
 const NAMES = ['plain', 'SEV'] as const;
+/** KVM_DEV_TYPE_VFIO. */
+const VFIO = 4;
 
 type Hosts = Awaited<ReturnType<typeof startHosts>>;
 type Moved = Migrated & { readonly received: ReceivedGuest };
@@ -162,12 +164,12 @@ describe('a migration that does not come about', () => {
     const { vm } = await plainGuest(here);
     expect(await validateMigration(vm, { to: there.process })).toMatchObject({ allowed: true });
     await using kvm = await here.process.openKvm();
-    await using split = await kvm.createVm();
-    await split.enableCap({ cap: 121, args: [24n] });
-    expect(await validateMigration(split, { to: there.process })).toMatchObject({
+    await using withDevice = await kvm.createVm();
+    await using _device = await withDevice.createDevice(VFIO);
+    expect(await validateMigration(withDevice, { to: there.process })).toMatchObject({
       allowed: false,
       errno_name: 'EINVAL',
-      reason: 'SPLIT_IRQCHIP_NOT_CARRIED',
+      reason: 'DEVICE_NOT_CARRIED',
     });
     const listed = await here.simkvm.migrations.list();
     expect(listed.filter(({ closed }) => !closed)).toEqual([]);

@@ -32,11 +32,17 @@ const checkCounts = ({ capabilities, vcpus, slots, ioeventfds, irqfds }: Descrip
   checkCount('irqfds', irqfds.length, DEVICES_MAX);
 
 const checkSlots = ({ slots }: DescriptionMessage): Failure | null => {
-  for (const { gpa, bytes } of slots) {
+  for (const { gpa, bytes, userspace_addr } of slots) {
     if (gpa >= PHYSICAL_END || gpa % BigInt(PAGE_SIZE) !== 0n)
       return wrong('slots.gpa', `0x${gpa.toString(16)}`, 'a multiple of 4096 below 2^52');
     if (bytes === 0n || bytes > PHYSICAL_END - gpa || bytes % BigInt(PAGE_SIZE) !== 0n)
       return wrong('slots.bytes', String(bytes), 'a multiple of 4096, 4096 or more, that ends below 2^52');
+    if (userspace_addr > PHYSICAL_END - bytes || userspace_addr % BigInt(PAGE_SIZE) !== 0n)
+      return wrong(
+        'slots.userspace_addr',
+        `0x${userspace_addr.toString(16)}`,
+        'a multiple of 4096, so that the slot ends below 2^52',
+      );
   }
   return null;
 };
@@ -64,12 +70,16 @@ export const guestDescriptionOf = (message: DescriptionMessage): Result<GuestDes
     vmsaFeatures: message.vmsa_features,
     irqchip: message.irqchip,
     pit: message.pit,
+    pitSpeaker: message.pit_speaker,
+    bootCpuId: message.boot_cpu_id,
+    tscKhz: message.tsc_khz,
     capabilities: message.capabilities.map(({ cap, argument }) => ({ cap, argument })),
     vcpus: message.vcpus.map(({ id, cpuid }) => ({ id, cpuid: new Uint8Array(cpuid) })),
-    slots: message.slots.map(({ id, gpa, bytes, flags, pinned }) => ({
+    slots: message.slots.map(({ id, gpa, bytes, flags, pinned, userspace_addr }) => ({
       ...{ id, flags, pinned },
       gpa: Number(gpa),
       bytes: Number(bytes),
+      userspaceAddress: Number(userspace_addr),
     })),
     // Fields that are absent are the prototype's.
     ioeventfds: message.ioeventfds.map(({ address, length, datamatch, pio, count }) => ({
@@ -86,9 +96,12 @@ export const guestDescriptionMessage = (guest: GuestDescription): GuestDescripti
   vmsa_features: guest.vmsaFeatures,
   irqchip: guest.irqchip,
   pit: guest.pit,
+  pit_speaker: guest.pitSpeaker,
+  boot_cpu_id: guest.bootCpuId,
+  tsc_khz: guest.tscKhz,
   capabilities: guest.capabilities,
   vcpus: guest.vcpus,
-  slots: guest.slots,
+  slots: guest.slots.map(({ userspaceAddress, ...slot }) => ({ ...slot, userspace_addr: userspaceAddress })),
   ioeventfds: guest.ioeventfds,
   irqfds: guest.irqfds,
 });

@@ -1,9 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { failed } from '../../../server/kernel/failure.js';
 import type { Vm } from '../../../server/kernel/kvm/vm.js';
-import { KVM_CAP } from '../../../server/kernel/uapi/capabilities.js';
-import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
-import { kvm_enable_cap } from '../../../server/kernel/uapi/kvm-structs.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../../../server/kernel/uapi/x86-structs.js';
 import { describeGuest, whyNotSent } from '../../../server/migration/describe.js';
 import type { GuestDescription } from '../../../server/migration/guest.js';
@@ -32,14 +29,6 @@ describe('a dry run on the source', () => {
     expect(whyNotSent(guest.vm)).toMatchObject({ errno: 'EBUSY', reason: 'MIGRATION_UNDER_WAY' });
     expect(migration.run()).toBe('sent');
     expect(whyNotSent(guest.vm)).toMatchObject({ errno: 'EIO', reason: 'VM_NOT_ALIVE' });
-  });
-
-  it("refuses interrupt controllers that are half the VMM's", () => {
-    const { vmm } = createSevRig();
-    const { fd, vm } = vmm.createGuest(0);
-    const cap = kvm_enable_cap.encode({ cap: KVM_CAP.SPLIT_IRQCHIP, args: [24n, 0n, 0n, 0n] });
-    expect(vmm.process.try(fd, IOCTL.KVM_ENABLE_CAP, cap)).toBe(0);
-    expect(whyNotSent(vm)).toMatchObject({ reason: 'SPLIT_IRQCHIP_NOT_CARRIED' });
   });
 
   it('refuses a SEV-SNP guest, whose pages only a migration agent could take along', () => {
@@ -72,7 +61,7 @@ describe('a dry run on the destination', () => {
   });
 
   it('refuses memory that no guest can have', () => {
-    const slot = { id: 0, gpa: 0, bytes: 2 ** 50, flags: 0, pinned: false };
+    const slot = { id: 0, gpa: 0, bytes: 2 ** 50, flags: 0, pinned: false, userspaceAddress: 0 };
     for (const bytes of [2 ** 50, 100, 0, -4096])
       expect(whyNotReceived(createSevRig().host.kernel, { ...here(), slots: [{ ...slot, bytes }] })).toMatchObject({
         reason: 'GUEST_MEMORY_SIZE',

@@ -241,15 +241,23 @@ export interface SevVcpuState {
   readonly ghcb: bigint;
   readonly apResetHold: 'none' | 'nae-event' | 'msr-protocol';
   readonly receivedFirstSipi: boolean;
+  /** What KVM knows of the guest's mode. */
+  readonly cr0: bigint;
+  readonly cr4: bigint;
+  readonly efer: bigint;
 }
 
 export const sevVcpuState = (vcpu: Vcpu): SevVcpuState => {
   const { vmcb, sevEs } = toSvm(vcpu);
-  return { ghcb: vmcb.ghcb ?? 0n, apResetHold: sevEs.apResetHold, receivedFirstSipi: sevEs.receivedFirstSipi };
+  const { apResetHold, receivedFirstSipi } = sevEs;
+  const { cr0, cr4, efer } = vcpu.arch.state;
+  return { ghcb: vmcb.ghcb ?? 0n, apResetHold, receivedFirstSipi, cr0, cr4, efer };
 };
 
-export const restoreSevVcpuState = (vcpu: Vcpu, { ghcb, apResetHold, receivedFirstSipi }: SevVcpuState): void => {
+/** After `openSaveArea`: what follows is no register of the CPU any more. */
+export const restoreSevVcpuState = (vcpu: Vcpu, { ghcb, apResetHold, receivedFirstSipi, ...known }: SevVcpuState): void => {
   const { vmcb, sevEs } = toSvm(vcpu);
+  Object.assign(vcpu.arch.state, known);
   vmcb.ghcb = ghcb;
   sevEs.apResetHold = apResetHold;
   sevEs.receivedFirstSipi = receivedFirstSipi;

@@ -7,7 +7,7 @@ import { copyStruct } from '../copy-struct.js';
 import type { Vm } from '../vm.js';
 import { MSR } from './msr-index.js';
 
-interface Range {
+export interface MsrFilterRange {
   /** Bits of KVM_MSR_FILTER. */
   readonly flags: number;
   readonly base: number;
@@ -18,8 +18,8 @@ interface Range {
 /** KVM_X86_SET_MSR_FILTER: which MSRs a guest may touch. */
 export class MsrFilter {
   constructor(
-    private readonly defaultAllow: boolean,
-    private readonly ranges: readonly Range[],
+    readonly defaultAllow: boolean,
+    readonly ranges: readonly MsrFilterRange[],
   ) {}
 
   /** `kvm_msr_allowed`: the first range that has the MSR and the access decides. x2APIC's are never filtered. */
@@ -38,7 +38,7 @@ const refuse = (reason: string, field: string, given: number): Failure =>
   new Failure('EINVAL', reason, 'kvm_vm_ioctl_set_msr_filter', { field, given: String(given) });
 
 /** `kvm_add_msr_filter`. Null: a range without MSRs, which is passed over. */
-const decodeRange = (arg: IoctlArg, range: StructValue<typeof kvm_msr_filter_range>): Result<Range> | null => {
+const decodeRange = (arg: IoctlArg, range: StructValue<typeof kvm_msr_filter_range>): Result<MsrFilterRange> | null => {
   if (range.nmsrs === 0) return null;
   const known = KVM_MSR_FILTER.READ | KVM_MSR_FILTER.WRITE;
   if ((range.flags & ~known) !== 0 || range.flags === 0) return refuse('MSR_FILTER_RANGE_FLAGS', 'ranges.flags', range.flags);
@@ -55,7 +55,7 @@ export const setMsrFilter = (vm: Vm, arg: IoctlArg): Result<number> => {
   if ((filter.flags & ~KVM_MSR_FILTER_DEFAULT.DENY) !== 0) return refuse('MSR_FILTER_FLAGS', 'flags', filter.flags);
   const defaultAllow = (filter.flags & KVM_MSR_FILTER_DEFAULT.DENY) === 0;
   if (!defaultAllow && filter.ranges.every(({ nmsrs }) => nmsrs === 0)) return refuse('MSR_FILTER_EMPTY', 'ranges', 0);
-  const ranges: Range[] = [];
+  const ranges: MsrFilterRange[] = [];
   for (const given of filter.ranges) {
     const range = decodeRange(arg, given);
     if (failed(range)) return range;

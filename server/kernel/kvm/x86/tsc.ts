@@ -29,6 +29,18 @@ export const setGuestTsc = (vcpu: Vcpu, value: bigint): void => {
   arch.tscOffset = (value - scaled(vm.kernel.clock.now(), arch.tscKhz)) & MASK;
 };
 
+/** The TSCs of all vCPUs, in their order, at one moment. */
+export const guestTscs = ({ kernel, vcpus }: Vm): readonly bigint[] => {
+  const now = kernel.clock.now();
+  return vcpus.map(({ arch }) => (scaled(now, arch.tscKhz) + arch.tscOffset) & MASK);
+};
+
+/** The other way round: those that ran in step go on in step. */
+export const setGuestTscs = ({ kernel, vcpus }: Vm, values: readonly bigint[]): void => {
+  const now = kernel.clock.now();
+  for (const [index, { arch }] of vcpus.entries()) arch.tscOffset = ((values[index] ?? 0n) - scaled(now, arch.tscKhz)) & MASK;
+};
+
 const refuseKhz = (khz: number): Failure =>
   new Failure('EINVAL', 'TSC_KHZ_RANGE', 'kvm_arch_vcpu_ioctl', {
     field: 'tsc_khz',

@@ -1,3 +1,4 @@
+import type { Clock } from '../../../../server/kernel/clock.js';
 import { DEFAULT_HOST_CONFIG, type HostConfig } from '../../../../server/kernel/config.js';
 import { failed, type Result } from '../../../../server/kernel/failure.js';
 import { inlineArg } from '../../../../server/kernel/fs/inline-copy.js';
@@ -113,9 +114,13 @@ export interface TestHost extends TestProcess {
   withVcpu(): { readonly vmFd: number; readonly vm: Vm; readonly vcpuFd: number; readonly vcpu: Vcpu };
 }
 
-/** A host with one process, whose clock stands still. */
-export const createTestHost = (config: Partial<HostConfig> = {}, scheduler = new Scheduler()): TestHost => {
-  const kernel = trackHost(createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock: { now: () => 0n }, scheduler }));
+/** A host with one process, whose clock stands still unless another one is given. */
+export const createTestHost = (
+  config: Partial<HostConfig> = {},
+  scheduler = new Scheduler(),
+  clock: Clock = { now: () => 0n },
+): TestHost => {
+  const kernel = trackHost(createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock, scheduler }));
   const first = new TestProcess(kernel, kernel.spawn(null));
   return Object.assign(first, {
     spawn: () => new TestProcess(kernel, kernel.spawn(null)),

@@ -40,6 +40,7 @@ const slot = fc.record({
   bytes: fc.integer({ min: 1, max: 2 ** 30 }).map((pages) => pages * PAGE),
   flags: u32,
   pinned: fc.boolean(),
+  userspaceAddress: fc.nat({ max: 2 ** 30 }).map((page) => page * PAGE),
 });
 
 const ioeventfd = fc.record({
@@ -57,6 +58,9 @@ const description: fc.Arbitrary<GuestDescription> = fc.record({
   vmsaFeatures: u64,
   irqchip: fc.boolean(),
   pit: fc.boolean(),
+  pitSpeaker: fc.boolean(),
+  bootCpuId: u32,
+  tscKhz: u32,
   capabilities: fc.array(fc.record({ cap: u32, argument: u64 }), { maxLength: 3 }),
   vcpus: fc.array(fc.record({ id: u32, cpuid }), { maxLength: 3 }),
   slots: fc.array(slot, { maxLength: 3 }),

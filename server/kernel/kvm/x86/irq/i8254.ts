@@ -40,6 +40,8 @@ export class I8254 {
     kvm_pit_channel_state.decode(new Uint8Array(kvm_pit_channel_state.size)),
   );
   private flags = 0;
+  /** KVM_PIT_SPEAKER_DUMMY: port 0x61 is its own too. */
+  speaker = false;
   /** Of channel 0, nanoseconds; 0: never loaded. */
   private period = 0n;
   private periodic = false;
@@ -71,6 +73,11 @@ export class I8254 {
       this.load(index, 0);
     });
     this.resetReinject();
+  }
+
+  /** Ticks that the guest has not acknowledged are delivered later. */
+  get reinjects(): boolean {
+    return this.reinject;
   }
 
   /** `kvm_pit_set_reinject` (KVM_REINJECT_CONTROL). */

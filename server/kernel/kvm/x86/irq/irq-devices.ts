@@ -40,7 +40,7 @@ const widened = (value: number, length: number): Uint8Array => {
 };
 
 /** Port bus: the counters, and the speaker port if user space wants it (KVM_PIT_SPEAKER_DUMMY). */
-export const pitDevices = (pit: I8254, speaker: boolean): readonly IoDevice[] => {
+export const pitDevices = (pit: I8254): readonly IoDevice[] => {
   const counters: IoDevice = {
     name: 'pit',
     address: KVM_PIT_BASE_ADDRESS,
@@ -62,5 +62,5 @@ export const pitDevices = (pit: I8254, speaker: boolean): readonly IoDevice[] =>
     },
     read: (_vcpu, port, length) => (port === KVM_SPEAKER_BASE_ADDRESS ? widened(pit.readSpeaker(), length) : null),
   };
-  return speaker ? [counters, speakerPort] : [counters];
+  return pit.speaker ? [counters, speakerPort] : [counters];
 };

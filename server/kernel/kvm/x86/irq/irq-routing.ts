@@ -89,6 +89,11 @@ export class IrqRoutingTable {
     }
   }
 
+  /** The routes as KVM_SET_GSI_ROUTING takes them, by GSI; KVM_MSI_VALID_DEVID, which x86 does not look at, is not among it. */
+  list(): RoutingEntry[] {
+    return [...this.routes].flatMap(([gsi, routes]) => routes.map((route) => toEntry(gsi, route)));
+  }
+
   /** Routes in all. */
   get size(): number {
     return this.entries;
@@ -137,6 +142,16 @@ const chipEntry = (gsi: number, irqchip: number, pin: number): RoutingEntry => (
   pad: 0,
   u: kvm_irq_routing_irqchip.encode({ irqchip, pin }),
 });
+
+/** The other way round than `toRoute`. */
+const toEntry = (gsi: number, route: IrqRoute): RoutingEntry => {
+  if (route.kind === 'msi') {
+    const { addressLo, addressHi, data } = route.message;
+    const u = kvm_irq_routing_msi.encode({ address_lo: addressLo, address_hi: addressHi, data });
+    return { gsi, type: KVM_IRQ_ROUTING.MSI, flags: 0, pad: 0, u };
+  }
+  return chipEntry(gsi, route.chip, route.chip === KVM_IRQCHIP.PIC_SLAVE ? route.pin - PIC_NUM_PINS / 2 : route.pin);
+};
 
 /** `default_routing`: GSI n is pin n of the IOAPIC, and of the PICs as far as they go. */
 export const defaultRouting = (): RoutingEntry[] =>

@@ -29,7 +29,8 @@ function* createPitLocked(current: Task, vm: Vm, flags: number): MightSleep<Fail
   if (irq.pit !== null) return new Failure('EEXIST', 'PIT_EXISTS', 'kvm_arch_vm_ioctl', details);
   if (!vm.arch.picInKernel) return new Failure('ENOENT', 'PIT_NEEDS_IRQCHIP', 'kvm_arch_vm_ioctl', details);
   const pit = irq.createPit();
-  const devices = pitDevices(pit, (flags & KVM_PIT.SPEAKER_DUMMY) !== 0);
+  pit.speaker = (flags & KVM_PIT.SPEAKER_DUMMY) !== 0;
+  const devices = pitDevices(pit);
   const refused = yield* registerDevices(current, vm, vm.buses.pio, devices);
   if (refused === null) return null;
   irq.destroyPit();

@@ -1,4 +1,5 @@
 import { PAGE_SIZE } from '../../../../../server/hardware/units.js';
+import type { Clock } from '../../../../../server/kernel/clock.js';
 import type { HostConfig } from '../../../../../server/kernel/config.js';
 import { type Failure, failed, type Result } from '../../../../../server/kernel/failure.js';
 import type { Vcpu } from '../../../../../server/kernel/kvm/vcpu.js';
@@ -211,8 +212,8 @@ export interface SevRig {
 }
 
 /** A host with SEV and SEV-ES and a VMM. */
-export const createSevRig = (config: Partial<HostConfig> = {}, scheduler = new Scheduler()): SevRig => {
-  const host = createTestHost(config, scheduler);
+export const createSevRig = (config: Partial<HostConfig> = {}, scheduler = new Scheduler(), clock?: Clock): SevRig => {
+  const host = createTestHost(config, scheduler, clock);
   return { host, vmm: new Vmm(host), spawn: () => new Vmm(host.spawn()) };
 };
 
