@@ -12,7 +12,7 @@ export interface AttestationReport {
   readonly currentTcb: Uint8Array;
   readonly platformInfo: bigint;
   readonly signingKey: 'VCEK' | 'VLEK' | 'none';
-  /** The chip hides its identity: CHIP_ID is zero. */
+  /** The platform is set to sign no reports (SNP_CONFIG's MASK_CHIP_KEY). */
   readonly maskChipKey: boolean;
   readonly reportData: Uint8Array;
   readonly measurement: Uint8Array;
@@ -40,12 +40,14 @@ const SIGNING_KEYS: Readonly<Record<number, AttestationReport['signingKey']>> = 
 export const parseReport = (bytes: Uint8Array): AttestationReport => {
   if (bytes.length !== REPORT_LENGTH) throw new RangeError(`no report: ${bytes.length} bytes instead of ${REPORT_LENGTH}`);
   const version = u32(bytes, 0);
-  if (!VERSIONS.includes(version)) throw new RangeError(`no report of a known version: ${version}`);
+  if (!VERSIONS.includes(version))
+    throw new RangeError(`a report of version ${version}, not of one from ${VERSIONS[0]} to ${VERSIONS.at(-1)}`);
   const algorithm = u32(bytes, 0x34);
-  if (algorithm !== ECDSA_P384_SHA384) throw new RangeError(`a report that is signed in an unknown way: ${algorithm}`);
+  if (algorithm !== ECDSA_P384_SHA384)
+    throw new RangeError(`a report with the signature algorithm ${algorithm}, not ${ECDSA_P384_SHA384}`);
   const keyInfo = u32(bytes, 0x48);
   const signingKey = SIGNING_KEYS[(keyInfo >> 2) & 7];
-  if (signingKey === undefined) throw new RangeError('a report that is signed by an unknown key');
+  if (signingKey === undefined) throw new RangeError(`a report with the signing key ${(keyInfo >> 2) & 7}, not 0, 1 or 7`);
   return {
     bytes: Uint8Array.from(bytes),
     version,

@@ -28,6 +28,12 @@ export const isZero = (bytes: Uint8Array): boolean => bytes.every((byte) => byte
 
 export const equal = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
 
+/** @throws RangeError that names what has another length */
+export const requireLength = (what: string, bytes: Uint8Array, length: number): void => {
+  if (bytes.length !== length)
+    throw new RangeError(`${what} has ${bytes.length} byte${bytes.length === 1 ? '' : 's'} instead of ${length}`);
+};
+
 export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 
 /** `bytes` with zeros behind them up to a multiple of `unit`. */

@@ -18,6 +18,9 @@ export interface MeasuredVcpus {
   readonly cpuSignature: number;
 }
 
+/** What LAUNCH_UPDATE_DATA takes whole numbers of. */
+const BLOCK = 16;
+
 /** SHA-256 over what is launched, in the order of LAUNCH_UPDATE_DATA and LAUNCH_UPDATE_VMSA. Addresses do not count. */
 export const launchDigest = (...parts: readonly Uint8Array[]): Uint8Array => {
   const hash = createHash('sha256');
@@ -27,6 +30,8 @@ export const launchDigest = (...parts: readonly Uint8Array[]): Uint8Array => {
 
 /** The firmware, and the table of hashes where a kernel is measured. @throws RangeError if the firmware has no place for it */
 const imageParts = ({ firmware, boot }: LaunchImage): Uint8Array[] => {
+  if (firmware.length === 0 || firmware.length % BLOCK !== 0)
+    throw new RangeError(`the firmware has ${firmware.length} bytes, and not one or more blocks of ${BLOCK}`);
   if (boot === undefined) return [firmware];
   if (parseOvmf(firmware).hashTable === null) throw new RangeError('this OVMF image has no table for the hashes of a kernel');
   return [firmware, kernelHashes(boot)];
@@ -37,6 +42,7 @@ export const sevLaunchDigest = (image: LaunchImage): Uint8Array => launchDigest(
 
 /** The save areas of a guest's vCPUs at reset: the boot processor's, then those of the others. */
 export const vmsaPages = (resetEip: number | null, { count, cpuSignature }: MeasuredVcpus, sevFeatures: bigint): Uint8Array[] => {
+  if (count < 1) throw new RangeError(`a guest has one vCPU or more, not ${count}`);
   if (count > 1 && resetEip === null) throw new RangeError('this OVMF image does not say where application processors begin');
   return Array.from({ length: count }, (_, index) =>
     createVmsa({ eip: index === 0 ? BSP_EIP : (resetEip ?? 0), sevFeatures, cpuSignature }),

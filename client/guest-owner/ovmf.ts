@@ -44,11 +44,19 @@ const tableOf = (image: Uint8Array): Map<string, Uint8Array> => {
   const first = end - view.getUint16(end - TRAILER, true);
   for (let at = end - TRAILER; at - TRAILER >= first; ) {
     const length = view.getUint16(at - TRAILER, true);
-    if (length < TRAILER || at - length < first) throw new RangeError('the table of the OVMF image is damaged');
+    if (length < TRAILER || at - length < first || at - length < 0)
+      throw new RangeError('the table of the OVMF image is damaged');
     entries.set(keyOf(image.subarray(at - GUID_LENGTH, at)), image.subarray(at - length, at - TRAILER));
     at -= length;
   }
   return entries;
+};
+
+/** The data of an entry, if it is there. */
+const entryOf = (table: ReadonlyMap<string, Uint8Array>, id: Uint8Array, length: number): Uint8Array | undefined => {
+  const entry = table.get(keyOf(id));
+  if (entry !== undefined && entry.length < length) throw new RangeError('the table of the OVMF image is damaged');
+  return entry;
 };
 
 const keyOf = (id: Uint8Array): string => Buffer.from(id).toString('hex');
@@ -56,12 +64,19 @@ const keyOf = (id: Uint8Array): string => Buffer.from(id).toString('hex');
 const METADATA_HEADER = 16;
 const SECTION_LENGTH = 12;
 
+const METADATA_VERSION = 1;
+
 const sectionsOf = (image: Uint8Array, entry: Uint8Array | undefined): OvmfSection[] => {
   if (entry === undefined) return [];
   const start = image.length - u32(entry, 0);
-  if (start < 0 || Buffer.from(blob(image, start, 4)).toString('latin1') !== 'ASEV')
+  if (start < 0 || Buffer.from(blob(image, start, 4)).toString('latin1') !== 'ASEV' || start + METADATA_HEADER > image.length)
     throw new RangeError('the OVMF image has no SEV metadata where it says so');
-  return Array.from({ length: u32(image, start + 12) }, (_, index) => {
+  const [version, count] = [u32(image, start + 8), u32(image, start + 12)];
+  if (version !== METADATA_VERSION)
+    throw new RangeError(`the SEV metadata of the OVMF image are of version ${version}, not ${METADATA_VERSION}`);
+  if (start + METADATA_HEADER + count * SECTION_LENGTH > image.length)
+    throw new RangeError(`the SEV metadata of the OVMF image have ${count} sections, for which there is no room`);
+  return Array.from({ length: count }, (_, index) => {
     const at = start + METADATA_HEADER + index * SECTION_LENGTH;
     return { gpa: u32(image, at), size: u32(image, at + 4), type: u32(image, at + 8) };
   });
@@ -70,12 +85,12 @@ const sectionsOf = (image: Uint8Array, entry: Uint8Array | undefined): OvmfSecti
 /** Reads an OVMF image, or the end of one. @throws RangeError if its table is damaged */
 export const parseOvmf = (image: Uint8Array): Ovmf => {
   const table = tableOf(image);
-  const hashTable = table.get(keyOf(GUIDS.hashTable));
-  const reset = table.get(keyOf(GUIDS.reset));
+  const hashTable = entryOf(table, GUIDS.hashTable, 8);
+  const reset = entryOf(table, GUIDS.reset, 4);
   return {
     image,
     gpa: FOUR_GIB - BigInt(image.length),
-    sections: sectionsOf(image, table.get(keyOf(GUIDS.metadata))),
+    sections: sectionsOf(image, entryOf(table, GUIDS.metadata, 4)),
     hashTable: hashTable === undefined || u32(hashTable, 0) === 0 ? null : { gpa: u32(hashTable, 0), size: u32(hashTable, 4) },
     resetEip: reset === undefined ? null : u32(reset, 0),
   };

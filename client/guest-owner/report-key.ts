@@ -13,7 +13,8 @@ export interface ReportKeyExtensions {
 const AMD = '1.3.6.1.4.1.3704.1';
 const HARDWARE_ID = `${AMD}.4`;
 const SPL = { bootLoader: `${AMD}.3.1`, tee: `${AMD}.3.2`, snp: `${AMD}.3.3`, microcode: `${AMD}.3.8`, fmc: `${AMD}.3.9` };
-const CHIP_ID_LENGTH = 64;
+const OCTET_STRING = 4;
+const CHIP_ID_LENGTHS: readonly number[] = [64, 8];
 
 /** The value of a short DER INTEGER. */
 const integer = (der: Uint8Array | undefined): number => {
@@ -30,13 +31,18 @@ const tcbOf = (extensions: ReadonlyMap<string, Uint8Array>): Uint8Array => {
   return Uint8Array.of(spl('bootLoader'), spl('tee'), 0, 0, 0, 0, spl('snp'), spl('microcode'));
 };
 
+/** An identity of 64 bytes, or of 8 on Turin. Newer certificates wrap it into an OCTET STRING. */
+const identityOf = (value: Uint8Array): Uint8Array => {
+  const isWrapped = value[0] === OCTET_STRING && value[1] === value.length - 2 && CHIP_ID_LENGTHS.includes(value.length - 2);
+  return isWrapped ? value.slice(2) : value;
+};
+
 /** @throws RangeError if the certificate has no such extensions */
 export const reportKeyExtensions = (certificate: X509Certificate): ReportKeyExtensions => {
   const { extensions = [] } = AsnConvert.parse(Uint8Array.from(certificate.raw), Certificate).tbsCertificate;
   const values = new Map([...extensions].map(({ extnID, extnValue }) => [extnID, new Uint8Array(extnValue.buffer)]));
   const hardwareId = values.get(HARDWARE_ID);
-  // Newer certificates wrap the identity into an OCTET STRING.
-  return { chipId: hardwareId?.slice(-CHIP_ID_LENGTH) ?? null, tcb: tcbOf(values) };
+  return { chipId: hardwareId === undefined ? null : identityOf(hardwareId), tcb: tcbOf(values) };
 };
 
 const PEM = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
@@ -47,6 +53,6 @@ export const readCertificates = (file: Uint8Array): X509Certificate[] => {
   try {
     return texts === null ? [new X509Certificate(file)] : texts.map((text) => new X509Certificate(text));
   } catch (error) {
-    throw new RangeError('no X.509 certificates', { cause: error });
+    throw new RangeError(`no X.509 certificates, neither PEM nor DER, in ${file.length} bytes`, { cause: error });
   }
 };

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { guid, padded, u32Bytes } from './bytes.js';
+import { guid, padded, requireLength, u32Bytes } from './bytes.js';
 import { counterMode, hmac } from './kdf.js';
-import { MEASUREMENT_LENGTH } from './measurement.js';
+import { MEASUREMENT_LENGTH, TRANSPORT_KEY_LENGTH } from './measurement.js';
 import type { TransportKeys } from './session.js';
 
 /** A packet for KVM_SEV_LAUNCH_SECRET. */
@@ -21,6 +21,8 @@ export interface Secret {
 /** GUID of the table that OVMF and the guest look for in injected memory. */
 const SECRET_TABLE = '1e74f542-71dd-4d66-963e-ef4287ff173b';
 const ENTRY_HEADER = 20;
+/** What LAUNCH_SECRET takes at once. */
+const SECRET_LENGTH_MAX = 16 * 1024;
 const SECRET_CONTEXT = 1;
 const NO_FLAGS = u32Bytes(0);
 
@@ -34,6 +36,7 @@ export const secretTable = (secrets: readonly Secret[]): Uint8Array => {
 /**
  * Seals `plaintext` (whole blocks of 16 bytes) for the guest whose launch gave `measurement`, and no other: its packet is
  * refused by every other launch.
+ * @throws RangeError if something has a length that it cannot have
  */
 export const sealSecret = (
   { tek, tik }: TransportKeys,
@@ -41,8 +44,13 @@ export const sealSecret = (
   plaintext: Uint8Array,
   iv: Uint8Array = randomBytes(16),
 ): SecretPacket => {
-  if (plaintext.length === 0 || plaintext.length % 16 !== 0) throw new RangeError('a secret has whole blocks of 16 bytes');
-  if (measurement.length !== MEASUREMENT_LENGTH) throw new RangeError(`a measurement has ${MEASUREMENT_LENGTH} bytes`);
+  if (plaintext.length === 0 || plaintext.length % 16 !== 0)
+    throw new RangeError(`a secret has whole blocks of 16 bytes, and this one has ${plaintext.length} bytes`);
+  if (plaintext.length > SECRET_LENGTH_MAX)
+    throw new RangeError(`the secret has ${plaintext.length} bytes with its table, and the firmware takes ${SECRET_LENGTH_MAX}`);
+  requireLength('the measurement', measurement, MEASUREMENT_LENGTH);
+  requireLength('the encryption key (TEK)', tek, TRANSPORT_KEY_LENGTH);
+  requireLength('the integrity key (TIK)', tik, TRANSPORT_KEY_LENGTH);
   const data = counterMode(tek, iv, plaintext);
   const lengths = Buffer.concat([u32Bytes(plaintext.length), u32Bytes(data.length)]);
   const mac = hmac(tik, Uint8Array.of(SECRET_CONTEXT), NO_FLAGS, iv, lengths, data, measurement.subarray(0, 32));

@@ -1,5 +1,6 @@
 import { constants, createPublicKey, type KeyObject, verify } from 'node:crypto';
-import { blob, equal, reversed, u32, u32Bytes } from './bytes.js';
+import { type Root, rootOf } from './amd-roots.js';
+import { blob, equal, requireLength, reversed, u32, u32Bytes } from './bytes.js';
 import { decodeEcPublicKey, EC_PUBLIC_KEY_LENGTH, encodeEcPublicKey, verifyEc } from './ec-key.js';
 import { type Check, type Verdict, verdict } from './verdict.js';
 
@@ -85,8 +86,12 @@ export const parseAmdCertificate = (bytes: Uint8Array, usage: 'ARK' | 'ASK'): Am
   const modulusLength = bytes.length < AMD_HEADER ? 0 : u32(bytes, 60) / 8;
   const signedLength = AMD_HEADER + exponentLength + modulusLength;
   if (![256, 512].includes(modulusLength) || bytes.length !== signedLength + modulusLength)
-    throw new RangeError(`no ${usage} certificate: ${bytes.length} bytes`);
-  if (u32(bytes, 0) !== 1 || u32(bytes, 36) !== SEV_USAGE[usage]) throw new RangeError(`no ${usage} certificate`);
+    throw new RangeError(
+      `no ${usage} certificate: ${bytes.length} bytes, which are not 832 on a key of 2048 bits or 1600 on 4096`,
+    );
+  if (u32(bytes, 0) !== 1) throw new RangeError(`no ${usage} certificate: version ${u32(bytes, 0)}`);
+  if (u32(bytes, 36) !== SEV_USAGE[usage])
+    throw new RangeError(`no ${usage} certificate: its usage is 0x${u32(bytes, 36).toString(16)}`);
   const number = (offset: number, length: number): string => {
     const bigEndian = reversed(bytes.subarray(offset, offset + length));
     const first = Math.max(
@@ -144,12 +149,19 @@ export interface PlatformCertificates {
   readonly amd: Uint8Array;
 }
 
+/** A verdict on a platform. */
+export interface PlatformVerdict extends Verdict {
+  /** Where the chain ends: the ARK that was given. */
+  readonly root: Root;
+}
+
 /**
  * Verifies that a platform's PDH belongs to a genuine chip: PDH by PEK, PEK by OCA and CEK, OCA by itself, CEK by ASK, ASK by
  * ARK, ARK by itself.
  * @throws RangeError if a certificate is none
  */
-export const verifyPlatform = ({ pdh, chain, cek, amd }: PlatformCertificates): Verdict => {
+export const verifyPlatform = ({ pdh, chain, cek, amd }: PlatformCertificates): PlatformVerdict => {
+  requireLength('the chain of PEK, OCA and CEK', chain, 3 * SEV_CERTIFICATE_LENGTH);
   const part = (index: number): Uint8Array =>
     chain.subarray(index * SEV_CERTIFICATE_LENGTH, (index + 1) * SEV_CERTIFICATE_LENGTH);
   const platform = parseSevCertificate(pdh, 'PDH');
@@ -166,5 +178,5 @@ export const verifyPlatform = ({ pdh, chain, cek, amd }: PlatformCertificates): 
     { name: 'the ARK has signed the ASK', ok: isSignedByAmd(ask, ark) },
     { name: 'the ARK has signed itself', ok: isSignedByAmd(ark, ark) },
   ];
-  return verdict(checks);
+  return { ...verdict(checks), root: rootOf(ark) };
 };

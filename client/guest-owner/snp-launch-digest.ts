@@ -100,6 +100,9 @@ const hashesPage = ({ hashTable, sections }: Ovmf, { boot }: LaunchImage): Uint8
  */
 export const snpLaunchDigest = (image: LaunchImage, { vcpus, sevFeatures = 1n }: SnpLaunchOptions): Uint8Array => {
   const ovmf = parseOvmf(image.firmware);
+  if (image.firmware.length % PAGE !== 0)
+    throw new RangeError(`the OVMF image has ${image.firmware.length} bytes, which are no whole pages of ${PAGE}`);
+  if (ovmf.sections.length === 0) throw new RangeError('this is no OVMF image for SEV-SNP: it has no SEV metadata');
   const hashes = hashesPage(ovmf, image);
   const digest = new SnpLaunchDigest().updateNormal(ovmf.gpa, ovmf.image);
   for (const section of ovmf.sections) updateSection(digest, section, hashes);

@@ -1,11 +1,22 @@
 import type { Command } from 'commander';
+import type { Root } from '../../guest-owner/amd-roots.js';
 import { type Measured, verifyMeasurement } from '../../guest-owner/measurement.js';
-import { verifyPlatform } from '../../guest-owner/sev-certificate.js';
+import { judgeSevReport, type SevReportVerdict } from '../../guest-owner/sev-attestation-report.js';
+import { type PlatformVerdict, verifyPlatform } from '../../guest-owner/sev-certificate.js';
 import type { Check, Verdict } from '../../guest-owner/verdict.js';
 import type { Expected, ReportVerdict } from '../../guest-owner/verify-report.js';
 import { fields } from '../output.js';
 import type { Console, GlobalOptions } from '../session.js';
-import { bigintArgument, fileArgument, fileArguments, hexArgument, numberArgument } from './files.js';
+import {
+  bigintArgument,
+  byteArgument,
+  fileArgument,
+  hexArgument,
+  type NamedFile,
+  namedFileArgument,
+  namedFileArguments,
+  numberArgument,
+} from './files.js';
 import { runLocal } from './local-command.js';
 
 const line = ({ name, ok, detail }: Check): string =>
@@ -18,7 +29,7 @@ const renderVerdict =
   (verdict: Verdict): string =>
     [...verdict.checks.map(line), conclusion(verdict.ok, subject)].join('\n');
 
-const rootText = ({ root }: ReportVerdict): string => {
+const rootText = (root: Root | null): string => {
   if (root === null) return 'none';
   return root.amdProduct === null ? `NOT one of AMD's, key ${root.fingerprint}` : `AMD's of ${root.amdProduct}`;
 };
@@ -37,14 +48,37 @@ const renderReport = (verdict: ReportVerdict): string => {
     ['reported TCB', hex(report.reportedTcb)],
     ['chip', hex(report.chipId)],
     ['signed by', report.signingKey],
-    ['root', rootText(verdict)],
+    ['root', rootText(verdict.root)],
   ]);
   return `${said}\n\n${renderVerdict('the report')(verdict)}`;
 };
 
+const renderSevReport = (verdict: SevReportVerdict): string => {
+  const { mnonce, digest, policy } = verdict.report;
+  const said = fields([
+    ['nonce', hex(mnonce)],
+    ['launch digest', hex(digest)],
+    ['policy', `0x${policy.toString(16)}`],
+  ]);
+  return `${said}\n\n${renderVerdict('the report')(verdict)}`;
+};
+
+const renderPlatform = (verdict: PlatformVerdict): string =>
+  `${fields([['root', rootText(verdict.root)]])}\n\n${renderVerdict('the platform')(verdict)}`;
+
+/** Every file is read once more by itself, so that the one without certificates is named. */
+const requireCertificates = (files: readonly NamedFile[], read: (file: Uint8Array) => unknown): void => {
+  for (const { path, bytes } of files)
+    try {
+      read(bytes);
+    } catch (error) {
+      throw error instanceof RangeError ? new RangeError(`${path}: ${error.message}`, { cause: error }) : error;
+    }
+};
+
 interface VerifyOptions extends GlobalOptions, Expected {
-  readonly chain: readonly Uint8Array[];
-  readonly root?: Uint8Array;
+  readonly chain: readonly NamedFile[];
+  readonly root?: NamedFile;
 }
 
 interface MeasurementOptions extends GlobalOptions {
@@ -54,6 +88,13 @@ interface MeasurementOptions extends GlobalOptions {
   readonly apiMajor: number;
   readonly apiMinor: number;
   readonly build: number;
+}
+
+interface SevReportOptions extends GlobalOptions {
+  readonly mnonce: Uint8Array;
+  readonly pek: Uint8Array;
+  readonly digest?: Uint8Array;
+  readonly policy?: number;
 }
 
 interface PlatformOptions extends GlobalOptions {
@@ -70,8 +111,12 @@ export const registerAttest = (program: Command, console: Console): void => {
     .command('verify')
     .description('verify a SEV-SNP attestation report: signature, chain, and what is expected of it')
     .argument('<report>', 'the report, 1184 bytes', fileArgument)
-    .requiredOption('--chain <file>', 'certificates of VCEK or VLEK, ASK and ARK, PEM or DER; may be repeated', fileArguments)
-    .option('--root <file>', 'the root certificate that is trusted', fileArgument)
+    .requiredOption(
+      '--chain <file>',
+      'certificates of VCEK or VLEK, ASK and ARK, PEM or DER; may be repeated',
+      namedFileArguments,
+    )
+    .option('--root <file>', 'the root certificate that is trusted', namedFileArgument)
     .option('--measurement <hex>', 'expected launch digest', hexArgument)
     .option('--report-data <hex>', 'expected report data; zeros follow', hexArgument)
     .option('--host-data <hex>', 'expected host data; zeros follow', hexArgument)
@@ -86,8 +131,10 @@ export const registerAttest = (program: Command, console: Console): void => {
         options,
         console,
         async () => {
+          const { readCertificates } = await import('../../guest-owner/report-key.js');
           const { verifyReport } = await import('../../guest-owner/verify-report.js');
-          const value = verifyReport(bytes, { chain, trustedRoot: root, expected });
+          requireCertificates(root === undefined ? chain : [...chain, root], readCertificates);
+          const value = verifyReport(bytes, { chain: chain.map((file) => file.bytes), trustedRoot: root?.bytes, expected });
           return { value, ok: value.ok };
         },
         renderReport,
@@ -100,9 +147,9 @@ export const registerAttest = (program: Command, console: Console): void => {
     .requiredOption('--tik <file>', "the session's integrity key, 16 bytes", fileArgument)
     .requiredOption('--digest <hex>', 'expected launch digest', hexArgument)
     .requiredOption('--policy <number>', 'guest policy', numberArgument)
-    .requiredOption('--api-major <number>', "version of the platform's firmware", numberArgument)
-    .requiredOption('--api-minor <number>', "version of the platform's firmware", numberArgument)
-    .requiredOption('--build <number>', "build of the platform's firmware", numberArgument)
+    .requiredOption('--api-major <number>', "version of the platform's firmware", byteArgument)
+    .requiredOption('--api-minor <number>', "version of the platform's firmware", byteArgument)
+    .requiredOption('--build <number>', "build of the platform's firmware", byteArgument)
     .action((measurement: Uint8Array, _options, command: Command) => {
       const { tik, ...options } = command.optsWithGlobals<MeasurementOptions>();
       const measured: Measured = options;
@@ -114,6 +161,31 @@ export const registerAttest = (program: Command, console: Console): void => {
           return { value: { ok }, ok };
         },
         ({ ok }) => conclusion(ok, 'the measurement'),
+      );
+    });
+  attest
+    .command('sev-report')
+    .description('verify an attestation report on a SEV or SEV-ES guest')
+    .argument('<report>', 'what KVM_SEV_GET_ATTESTATION_REPORT gave, 208 bytes', fileArgument)
+    .requiredOption('--mnonce <hex>', 'the nonce that the report was asked for with, 16 bytes', hexArgument)
+    .requiredOption(
+      '--pek <file>',
+      'the PEK certificate, or the chain that begins with it and `attest platform` verifies',
+      fileArgument,
+    )
+    .option('--digest <hex>', 'expected launch digest', hexArgument)
+    .option('--policy <number>', 'expected guest policy', numberArgument)
+    .action((report: Uint8Array, _options, command: Command) => {
+      const { mnonce, pek, digest, policy, ...options } = command.optsWithGlobals<SevReportOptions>();
+      return runLocal(
+        options,
+        console,
+        () => {
+          const expected = { ...(digest && { digest }), ...(policy !== undefined && { policy }) };
+          const value = judgeSevReport(report, mnonce, pek, expected);
+          return { value, ok: value.ok };
+        },
+        renderSevReport,
       );
     });
   attest
@@ -132,7 +204,7 @@ export const registerAttest = (program: Command, console: Console): void => {
           const value = verifyPlatform({ pdh, chain, amd, ...(cek === undefined ? {} : { cek }) });
           return { value, ok: value.ok };
         },
-        renderVerdict('the platform'),
+        renderPlatform,
       );
     });
 };

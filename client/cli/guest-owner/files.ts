@@ -11,8 +11,19 @@ export const fileArgument = (path: string): Uint8Array => {
   }
 };
 
+/** A file that is spoken of by its name, because there may be several of its kind. */
+export interface NamedFile {
+  readonly path: string;
+  readonly bytes: Uint8Array;
+}
+
+export const namedFileArgument = (path: string): NamedFile => ({ path, bytes: fileArgument(path) });
+
 /** For an option that may be given more than once. */
-export const fileArguments = (path: string, before: readonly Uint8Array[] = []): Uint8Array[] => [...before, fileArgument(path)];
+export const namedFileArguments = (path: string, before: readonly NamedFile[] = []): NamedFile[] => [
+  ...before,
+  namedFileArgument(path),
+];
 
 /** Bytes in hex. */
 export const hexArgument = (text: string): Uint8Array => {
@@ -27,20 +38,34 @@ export const numberArgument = (text: string): number => {
   throw new InvalidArgumentError(`'${text}' is no whole number of 32 bits.`);
 };
 
+/** As `numberArgument`, of 8 bits. */
+export const byteArgument = (text: string): number => {
+  const value = numberArgument(text);
+  if (value <= 0xff) return value;
+  throw new InvalidArgumentError(`'${text}' is no whole number from 0 to 255.`);
+};
+
 /** As `numberArgument`, of 64 bits. */
 export const bigintArgument = (text: string): bigint => {
   if (/^(0x[0-9a-f]{1,16}|\d{1,19})$/i.test(text)) return BigInt(text);
   throw new InvalidArgumentError(`'${text}' is no whole number of 64 bits.`);
 };
 
-/** Writes files into a folder, which is made where there is none; their paths. Keys are for their owner alone. */
+/**
+ * Writes files into a folder, which is made where there is none; their paths. Keys are for their owner alone.
+ * @throws RangeError if they cannot be written there
+ */
 export const writeFiles = (folder: string, files: Readonly<Record<string, Uint8Array>>): Record<string, string> => {
-  mkdirSync(folder, { recursive: true });
-  return Object.fromEntries(
-    Object.entries(files).map(([name, contents]) => {
-      const path = join(folder, name);
-      writeFileSync(path, contents, { mode: 0o600 });
-      return [name, path];
-    }),
-  );
+  try {
+    mkdirSync(folder, { recursive: true });
+    return Object.fromEntries(
+      Object.entries(files).map(([name, contents]) => {
+        const path = join(folder, name);
+        writeFileSync(path, contents, { mode: 0o600 });
+        return [name, path];
+      }),
+    );
+  } catch (error) {
+    throw new RangeError(`'${folder}' cannot be written to: ${error instanceof Error ? error.message : String(error)}`);
+  }
 };

@@ -3,11 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { runProgram } from '../../../../client/cli/program.js';
-import { launchMeasurement } from '../../../../client/guest-owner/index.js';
+import { launchDigest, launchMeasurement } from '../../../../client/guest-owner/index.js';
+import { ATTESTATION } from '../../../../server/hardware/amd/command-buffers.js';
 import { requires, VECTORS } from '../../../helpers/requirements.js';
 import { targetCertificates } from '../../hardware/amd/guests.js';
-import { createRig } from '../../hardware/amd/rig.js';
-import { expectedText, flipped, unhex, vector } from '../guest-owner/vectors.js';
+import { createRig, set } from '../../hardware/amd/rig.js';
+import { expectedText, flipped, hex, unhex, vector } from '../guest-owner/vectors.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'simkvm-owner-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -66,6 +67,16 @@ describe('simkvm attest', () => {
     });
     const noChain = await run('attest', 'verify', file('report.bin', report()), '--chain', file('short.bin', new Uint8Array(3)));
     expect(noChain).toMatchObject({ code: 1, error: expect.stringContaining('no X.509 certificates') });
+    expect(noChain.error).toContain(join(folder, 'short.bin'));
+    const noRoot = await run(
+      'attest',
+      'verify',
+      file('report.bin', report()),
+      ...chainOptions(),
+      '--root',
+      path('amd-ca/milan-ark.cert'),
+    );
+    expect(noRoot).toMatchObject({ code: 1, error: expect.stringContaining('milan-ark.cert: no X.509 certificates') });
     expect((await run('attest', 'verify', join(folder, 'nowhere'), ...chainOptions())).code).toBe(2);
   });
 
@@ -78,6 +89,7 @@ describe('simkvm attest', () => {
     const es = await run('digest', 'sev-es', '--ovmf', image, '--kernel', '/dev/null', '--vcpus', '4', '--json');
     expect(JSON.parse(es.out)).toEqual({ digest: expectedText('legacy', 'ld256', 3, 'ld') });
     expect(await run('digest', 'sev', '--ovmf', image, '--append', 'x')).toMatchObject({ code: 1, out: '' });
+    expect(await run('digest', 'snp', '--ovmf', image, '--vcpus', '0')).toMatchObject({ code: 1, out: '' });
   });
 });
 
@@ -85,12 +97,40 @@ describe('simkvm session, attest and secret', () => {
   const certificates = ['--pdh', file('pdh.cert', pdh), '--certs', file('chain.cert', chain), '--amd', file('amd.cert', amd)];
 
   it('verifies a platform', async () => {
-    expect(await run('attest', 'platform', ...certificates)).toMatchObject({ code: 0, error: '' });
+    const verified = await run('attest', 'platform', ...certificates);
+    expect(verified).toMatchObject({ code: 0, error: '' });
+    expect(verified.out).toContain("NOT one of AMD's");
     const foreign = ['--cek', file('cek.cert', createRig({ seed: 'other' }).processor.endorsedCek())];
     expect(await run('attest', 'platform', ...certificates, ...foreign)).toMatchObject({
       code: 1,
       out: expect.stringContaining('FAILED  the CEK has signed the PEK'),
     });
+  });
+
+  it('verifies a report on a SEV guest, for its nonce and with its platform’s chain', async () => {
+    const handle = rig.launchStart(2);
+    const paddr = rig.place(new Uint8Array(208));
+    const settings = [set(ATTESTATION.handle, handle), set(ATTESTATION.mnonce, new Uint8Array(16).fill(9))];
+    rig.issue('ATTESTATION', ATTESTATION, ...settings, set(ATTESTATION.length, 208), set(ATTESTATION.paddr, paddr));
+    const report = rig.cells(paddr, 208);
+    const verify = (bytes: Uint8Array, ...options: string[]) =>
+      run('attest', 'sev-report', file('sev-report.bin', bytes), '--pek', file('chain.cert', chain), ...options);
+    const nonce = ['--mnonce', '09'.repeat(16)];
+    const genuine = await verify(report, ...nonce, '--policy', '2', '--digest', hex(launchDigest()));
+    expect(genuine).toMatchObject({ code: 0, error: '', out: expect.stringContaining('the report verifies') });
+    expect(await verify(flipped(report, 20 * 8), ...nonce)).toMatchObject({
+      code: 1,
+      out: expect.stringContaining('FAILED  the PEK has signed the report'),
+    });
+    expect((await verify(report, '--mnonce', '08'.repeat(16))).out).toContain('FAILED  the report is for this nonce');
+    expect((await verify(report, ...nonce, '--policy', '3')).out).toContain('FAILED  the policy is the expected one (0x2)');
+    expect((await verify(report.subarray(1), ...nonce)).error).toContain('the report has 207 bytes instead of 208');
+    expect((await verify(report, '--mnonce', '09')).error).toContain('the nonce has 1 byte instead of 16');
+  });
+
+  it('says where files cannot be written', async () => {
+    const created = await run('session', 'create', '--pdh', file('pdh.cert', pdh), '--policy', '3', '--out', '/dev/null/here');
+    expect(created).toMatchObject({ code: 1, error: expect.stringContaining("'/dev/null/here' cannot be written to") });
   });
 
   it('makes a session, verifies the measurement that comes back, and seals a secret', async () => {
@@ -102,6 +142,8 @@ describe('simkvm session, attest and secret', () => {
     const keys = ['--tik', join(folder, 'tik.bin')];
     const verified = await run('attest', 'measurement', measurement, ...keys, ...digest, ...versions);
     expect(verified).toMatchObject({ code: 1, out: 'the measurement does NOT verify' });
+    const beyond = await run('attest', 'measurement', measurement, ...keys, ...digest, ...versions, '--build', '256');
+    expect(beyond).toMatchObject({ code: 2, error: expect.stringContaining("'256' is no whole number from 0 to 255") });
     const measured = { apiMajor: 1, apiMinor: 55, build: 25, policy: 3, digest: new Uint8Array(32) };
     const genuine = Buffer.concat([launchMeasurement(written('tik.bin'), measured, new Uint8Array(16)), new Uint8Array(16)]);
     expect(await run('attest', 'measurement', file('genuine.bin', genuine), ...keys, ...digest, ...versions)).toMatchObject({

@@ -60,6 +60,45 @@ describe('launch digests of public images', () => {
     expect(() => sevLaunchDigest(image)).toThrow(RangeError);
     expect(() => snpLaunchDigest(image, { vcpus: vcpus(1) })).toThrow(RangeError);
   });
+
+  it('wants an image that can be launched, and a vCPU', () => {
+    const snp =
+      (firmware: Uint8Array, count = 1) =>
+      () =>
+        snpLaunchDigest({ firmware }, { vcpus: vcpus(count) });
+    expect(snp(AMD_SEV().subarray(16))).toThrow('4080 bytes, which are no whole pages');
+    expect(snp(new Uint8Array(4096))).toThrow('it has no SEV metadata');
+    expect(snp(AMD_SEV(), 0)).toThrow('one vCPU or more, not 0');
+    expect(() => sevLaunchDigest({ firmware: new Uint8Array(0) })).toThrow('the firmware has 0 bytes');
+    expect(() => sevLaunchDigest({ firmware: new Uint8Array(24) })).toThrow('the firmware has 24 bytes');
+  });
+
+  it('says of an image with damaged metadata what is wrong with it', () => {
+    const image = AMD_SEV();
+    const at = Buffer.from(image).indexOf('ASEV');
+    const altered = (offset: number, value: number) => () => {
+      const copy = Uint8Array.from(image);
+      new DataView(copy.buffer).setUint32(at + offset, value, true);
+      parseOvmf(copy);
+    };
+    expect(altered(0, 0)).toThrow('no SEV metadata where it says so');
+    expect(altered(8, 2)).toThrow('of version 2, not 1');
+    expect(altered(12, 0xffff_ffff)).toThrow('4294967295 sections, for which there is no room');
+  });
+
+  it('reads no image, however it is damaged, past its ends', () => {
+    const image = AMD_SEV();
+    for (let offset = image.length - 400; offset < image.length; offset++)
+      for (const value of [0, 0xff, 0x80]) {
+        let message = '';
+        try {
+          parseOvmf(image.with(offset, value));
+        } catch (error) {
+          message = error instanceof RangeError ? error.message : String(error);
+        }
+        expect(message, `byte ${offset}`).toMatch(/^$|OVMF image/);
+      }
+  });
 });
 
 describe('measurements of public launches', () => {
@@ -96,6 +135,13 @@ describe('measurements of public launches', () => {
     expect(verifyMeasurement(blob, tik, measured)).toBe(true);
     for (let bit = 0; bit < blob.length * 8; bit++) expect(verifyMeasurement(flipped(blob, bit), tik, measured)).toBe(false);
     expect(verifyMeasurement(blob, tik, { ...measured, policy: measured.policy ^ 1 })).toBe(false);
-    expect(verifyMeasurement(blob.subarray(1), tik, measured)).toBe(false);
+    const refused =
+      (change: object, measurement = blob, key = tik) =>
+      () =>
+        verifyMeasurement(measurement, key, { ...measured, ...change });
+    expect(refused({}, blob.subarray(1))).toThrow('the measurement has 47 bytes instead of 48');
+    expect(refused({}, blob, tik.subarray(1))).toThrow('(TIK) has 15 bytes instead of 16');
+    expect(refused({ digest: new Uint8Array(48) })).toThrow('the expected launch digest has 48 bytes instead of 32');
+    expect(refused({ apiMinor: 256 })).toThrow('apiMinor is 256');
   });
 });
