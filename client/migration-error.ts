@@ -3,10 +3,10 @@ import type { Migration } from '../gen/messages.js';
 import { KvmError } from './kvm-error.js';
 
 /** What a person may make of it. */
-const describe = ({ session, reason, phase }: Migration): string =>
+const describe = ({ session, reason, detail, phase }: Migration): string =>
   reason === 'PAGES_LOST'
     ? `the guest runs without memory that nobody has any more (session ${session})`
-    : `the guest has stayed where it was: ${reason === '' ? phase : reason} (session ${session})`;
+    : `the guest has stayed where it was: ${reason === '' ? phase : reason}${detail === '' ? '' : ` (${detail})`}, session ${session}`;
 
 /**
  * A migration that did not come about: the guest runs on at the source. `reason` says why, as the side said it that gave up:

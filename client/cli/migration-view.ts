@@ -30,12 +30,13 @@ const bar = (share: number): string => {
 
 /** How far a migration is, in one line: what matters most comes first, for a narrow terminal cuts the rest. */
 export const progressLine = (migration: Migration): string => {
-  const { phase, progress, connected } = migration;
+  const { phase, progress, connected, waits_for } = migration;
   if (progress === null) return phase;
   const notConnected = connected ? [] : ['not connected'];
   const share = shareSent(progress);
   // The guest runs at the destination already.
   if (phase === 'serving' || phase === 'fetching') return [...postCopyParts(phase, progress), ...notConnected].join('  ');
+  if (waits_for !== '') return [`${phase}: waits for ${waits_for}`, ...notConnected].join('  ');
   const parts = [
     `${phase} ${bar(share)} ${(share * 100).toFixed(0).padStart(3)} %`,
     `round ${progress.round}`,
@@ -119,7 +120,7 @@ const renderReceived = ({ received }: Migration): string[] => {
 
 /** All that is known of one session. */
 export const renderMigration = (migration: Migration): string => {
-  const { session, phase, reason, connected, peer, closed, progress } = migration;
+  const { session, phase, reason, detail, waits_for, connected, peer, closed, progress } = migration;
   const pairs: [string, string | number | bigint | boolean][] = [
     ['session', session],
     ['half', halfName(migration)],
@@ -128,6 +129,8 @@ export const renderMigration = (migration: Migration): string => {
     ['link', closed ? 'closed: both sides know' : connected ? 'open' : 'lost'],
   ];
   if (reason !== '') pairs.push(['reason', reason]);
+  if (detail !== '') pairs.push(['detail', detail]);
+  if (waits_for !== '') pairs.push(['waits for', waits_for]);
   if (progress !== null && migration.half === MigrationHalf.MIGRATION_HALF_DESTINATION)
     pairs.push(
       ['pages received', progress.pages_sent],

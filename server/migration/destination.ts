@@ -3,7 +3,8 @@ import { inflated } from './deflate.js';
 import type { DestinationGuest, OwedFramesHandler, PageBatch, ReceiveGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
-import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
+import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, protocolVersion, type Standing } from './message.js';
+import { because, type Reason, reasonOf } from './reason.js';
 
 /** The destination's side of a migration; `hand-over.md` has the table of states and of what silence means. */
 
@@ -18,7 +19,9 @@ export type DestinationState =
   /** The guest is this host's. `lost`: pages of it that nobody has any more. */
   | { readonly phase: 'committed'; readonly lost: number }
   /** The copy is destroyed; a Commit that is still under way finds nothing. */
-  | { readonly phase: 'aborted'; readonly reason: string };
+  | ({ readonly phase: 'aborted' } & Reason);
+
+const unexpected = ({ kind }: Message, phase: string): Reason => because('MESSAGE_UNEXPECTED', `${kind} in ${phase}`);
 
 /** Frames that one message asks for. */
 export const WANTED_MAX = 1024;
@@ -81,7 +84,7 @@ export class Destination {
     if (link.peerBoot !== null && frame.boot !== link.peerBoot && frame.kind !== 'ask') return;
     switch (frame.kind) {
       case 'ask':
-        if (frame.version < PROTOCOL_VERSION_MIN || frame.version > PROTOCOL_VERSION) this.abort('PROTOCOL_VERSION');
+        if (frame.version < PROTOCOL_VERSION_MIN || frame.version > PROTOCOL_VERSION) this.abort(protocolVersion(frame.version));
         link.answer(frame.number, this.standing);
         return;
       case 'ack':
@@ -100,14 +103,14 @@ export class Destination {
    * Gives up: allowed in every phase before Commit, also when the source is in doubt, since a Commit that comes later finds
    * the session aborted. The copy is destroyed before anybody is told.
    */
-  abort(reason: string): void {
+  abort(reason: Reason): void {
     const { phase } = this.state;
     if (phase === 'fetching' || phase === 'committed' || phase === 'aborted') return;
     this.guest?.destroy();
     this.guest = null;
-    this.state = { phase: 'aborted', reason };
+    this.state = { phase: 'aborted', ...reason };
     this.ended();
-    this.link.send({ kind: 'aborted', reason });
+    this.link.send({ kind: 'aborted', ...reason });
   }
 
   /**
@@ -123,7 +126,7 @@ export class Destination {
   forceAbort(): Failure | null {
     if (this.state.phase !== 'prepared') return null;
     const failure = this.recordOverride('discard');
-    if (failure === null) this.abort('OPERATOR_OVERRIDE');
+    if (failure === null) this.abort(because('OPERATOR_OVERRIDE'));
     return failure;
   }
 
@@ -153,24 +156,24 @@ export class Destination {
       this.heardTooLate(message);
       return;
     }
-    if (message.kind === 'abort') this.abort(message.reason);
+    if (message.kind === 'abort') this.abort(because(message.reason, message.detail));
     else if (message.kind === 'commit' && phase === 'prepared') this.commit();
     else if (message.kind === 'offer' && phase === 'expecting') this.offered(message);
     else if (message.kind === 'start' && phase === 'opening') this.step(this.guest?.begin(message.opening), 'receiving');
     else if (phase === 'receiving') this.heardWhileReceiving(message);
-    else this.abort('MESSAGE_UNEXPECTED');
+    else this.abort(unexpected(message, phase));
   }
 
   /** What was sent before the source knew that this side has given up. Commit must be answered again. */
   private heardTooLate(message: Message): void {
     if (this.state.phase === 'aborted' && message.kind === 'commit')
-      this.link.send({ kind: 'aborted', reason: this.state.reason });
+      this.link.send({ kind: 'aborted', reason: this.state.reason, detail: this.state.detail });
   }
 
   private offered({ guest }: Extract<Message, { readonly kind: 'offer' }>): void {
     const received = this.receiveGuest(guest);
     if (failed(received)) {
-      this.abort(received.reason);
+      this.abort(reasonOf(received));
       return;
     }
     this.guest = received;
@@ -195,7 +198,7 @@ export class Destination {
         if (this.state.phase === 'prepared') this.link.send({ kind: 'prepared' });
         return;
       default:
-        this.abort('MESSAGE_UNEXPECTED');
+        this.abort(unexpected(message, this.state.phase));
     }
   }
 
@@ -205,8 +208,8 @@ export class Destination {
     this.step(failed(pages) ? pages : this.guest?.receive(pages), 'receiving');
   }
 
-  private step(refused: { readonly reason: string } | null | undefined, next: DestinationPhase): void {
-    if (refused) this.abort(refused.reason);
+  private step(refused: Failure | null | undefined, next: DestinationPhase): void {
+    if (refused) this.abort(reasonOf(refused));
     else this.state = { phase: next };
   }
 
@@ -214,7 +217,7 @@ export class Destination {
     // Ownership passes with the record: whoever asks a daemon that has restarted must be told so. Without one the guest stays.
     const failure = this.ledger.record({ kind: 'committed', session: this.local.session });
     if (failure !== null) {
-      this.abort(failure.reason);
+      this.abort(reasonOf(failure));
       return failure;
     }
     this.state = this.postCopy ? { phase: 'fetching' } : { phase: 'committed', lost: 0 };
@@ -265,7 +268,7 @@ export class Destination {
     const { link } = this;
     if (frame.answers === link.asked && frame.standing === 'unknown') this.sourceForgot(frame.boot);
     if (frame.boot === link.peerBoot && frame.standing === 'sent') this.sourceHasNone();
-    if (link.peerBoot === frame.boot && frame.standing === 'stayed') this.abort('SOURCE_STAYED');
+    if (link.peerBoot === frame.boot && frame.standing === 'stayed') this.abort(because('SOURCE_STAYED'));
     const ended = frame.standing === 'sent' || frame.standing === 'stayed' || frame.standing === 'unknown';
     if (frame.answers >= this.firstAfterEnd && ended) this.settled();
     if (frame.boot === link.peerBoot && frame.answers === link.asked) link.heardReceived(frame.received);
@@ -278,7 +281,7 @@ export class Destination {
   private sourceForgot(boot: string): void {
     const { phase } = this.state;
     if (phase === 'fetching') this.loseOwed();
-    else if (phase !== 'prepared' || boot === this.link.peerBoot) this.abort('SOURCE_FORGOT');
+    else if (phase !== 'prepared' || boot === this.link.peerBoot) this.abort(because('SOURCE_FORGOT'));
   }
 
   /** It has been told by its operator that nobody will ask for more. */

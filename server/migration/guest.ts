@@ -136,6 +136,8 @@ export interface SourceGuest {
   throttle(percent: number): void;
   /** Stops the vCPUs under their mutexes, with no I/O half done. `stopped` is called when they have, or why they cannot. */
   stop(stopped: (failure: Failure | null) => void): void;
+  /** For people: what `stop` waits for. Null: nothing. */
+  readonly waitsFor: string | null;
   /** Takes what `next` would still give, of a stopped guest, and keeps it for later. */
   hold(): Result<HeldMemory>;
   /** Everything beside memory, of a stopped guest; pages it still owes are given by `next`. */

@@ -73,6 +73,9 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
     stop: (stopped) => {
       done.pause = VmPause.begin(vm, () => stopped(null));
     },
+    get waitsFor() {
+      return done.pause?.waitsFor ?? null;
+    },
     hold: () => {
       const unfit = whyNoPostCopy(vm);
       if (unfit !== null) return unfit;

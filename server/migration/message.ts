@@ -1,9 +1,16 @@
 import type { FrameRun, GuestDescription, PageBatch } from './guest.js';
+import type { Reason } from './reason.js';
 
 /** Version of the protocol. A peer may speak any from the oldest on. */
 export const PROTOCOL_VERSION = 2;
 /** The oldest version that is understood: the first one describes a guest without all that it has been told. */
 export const PROTOCOL_VERSION_MIN = 2;
+
+/** Why nothing comes of it with a peer that speaks another one. */
+export const protocolVersion = (given: number): Reason => ({
+  reason: 'PROTOCOL_VERSION',
+  detail: `the other daemon speaks version ${given} of the protocol, this one ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}`,
+});
 
 /**
  * What one side tells the other, in order and exactly once (`link.ts` sees to it). `S` is the source, `D` the destination.
@@ -34,9 +41,9 @@ export type Message =
   /** D: post-copy: no frame is missing any more. */
   | { readonly kind: 'complete' }
   /** S: destroy your copy, if you have not committed. */
-  | { readonly kind: 'abort'; readonly reason: string }
+  | ({ readonly kind: 'abort' } & Reason)
   /** D: my copy is destroyed. */
-  | { readonly kind: 'aborted'; readonly reason: string };
+  | ({ readonly kind: 'aborted' } & Reason);
 
 /** Where a side stands with a session: the answer to 'who owns the guest?'. */
 export const STANDINGS = [

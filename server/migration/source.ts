@@ -6,8 +6,9 @@ import type { SourceGuest } from './guest.js';
 import type { Ledger } from './ledger.js';
 import type { CopyLimits } from './limits.js';
 import { CONTROL_STREAM, Link, type LocalSide, type Transmit } from './link.js';
-import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type Standing } from './message.js';
+import { type Frame, type Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, protocolVersion, type Standing } from './message.js';
 import { PageSender } from './page-sender.js';
+import { because, type Reason, reasonOf } from './reason.js';
 
 /**
  * The source's side of a migration; `hand-over.md` has the table of states and of what silence means. It has no clock:
@@ -27,6 +28,9 @@ export const SOURCE_PHASES = [
   'serving',
 ] as const;
 
+/** So long the vCPUs that have been stopped wait for the others, unless the downtime limit is longer. */
+export const STOP_PATIENCE_MS = 5000;
+
 /** Where a migration is that has not ended. */
 export type SourcePhase = (typeof SOURCE_PHASES)[number];
 
@@ -35,7 +39,7 @@ export type SourceState =
   /** The destination owns the guest, and all of it that it wants. */
   | { readonly phase: 'sent' }
   /** The guest has stayed here, or has come back. */
-  | { readonly phase: 'stayed'; readonly reason: string };
+  | ({ readonly phase: 'stayed' } & Reason);
 
 export class Source {
   state: SourceState = { phase: 'negotiating' };
@@ -45,7 +49,8 @@ export class Source {
   private readonly pages: PageSender;
   private readonly rounds: CopyRounds;
   private nowMs = 0;
-  private reasonToRevoke = '';
+  private stoppingMs = 0;
+  private reasonToRevoke = because('');
   /** The guest is to be handed over before all of its memory. */
   private postCopy: boolean;
 
@@ -97,9 +102,17 @@ export class Source {
     this.link.cut(stream);
   }
 
-  /** Time has passed without news: asks again. */
-  tick(): void {
+  /** Time has passed without news: asks again, and does not have the guest stand still for longer than anybody would want. */
+  tick(nowMs: number): void {
+    const { waitsFor } = this;
+    if (waitsFor !== null && nowMs - this.stoppingMs > Math.max(STOP_PATIENCE_MS, this.limits.downtimeMs))
+      this.cancel(because('VCPUS_NOT_STOPPED', waitsFor));
     if (this.link.connected && !this.closed) this.link.ask();
+  }
+
+  /** For people: what keeps the guest from being stopped. Null: nothing does. */
+  get waitsFor(): string | null {
+    return this.state.phase === 'stopping' ? this.guest.waitsFor : null;
   }
 
   /**
@@ -120,7 +133,7 @@ export class Source {
     const failure = phase === 'draining' && this.postCopy && !this.pages.holds ? this.pages.holdBack() : null;
     const next = failure ?? this.pages.send(nowMs, stream, phase === 'copying');
     if (failed(next)) {
-      this.cancel(next.reason);
+      this.cancel(reasonOf(next));
       return null;
     }
     return next ?? this.nothingOwed();
@@ -154,12 +167,12 @@ export class Source {
   }
 
   /** Gives the migration up. Before Commit has left the guest runs on at once; afterwards the destination has to agree. */
-  cancel(reason: string): void {
+  cancel(reason: Reason): void {
     switch (this.state.phase) {
       case 'committing':
         this.reasonToRevoke = reason;
         this.state = { phase: 'revoking' };
-        this.link.send({ kind: 'abort', reason });
+        this.link.send({ kind: 'abort', ...reason });
         return;
       case 'revoking':
       case 'serving':
@@ -168,7 +181,7 @@ export class Source {
         return;
       default:
         this.stay(reason);
-        this.link.send({ kind: 'abort', reason });
+        this.link.send({ kind: 'abort', ...reason });
     }
   }
 
@@ -179,7 +192,7 @@ export class Source {
   forceRun(session: string): Failure | null {
     if (this.standing !== 'in-doubt') return null;
     const failure = this.ledger.record({ kind: 'overridden', session, decision: 'run' });
-    if (failure === null) this.stay('OPERATOR_OVERRIDE');
+    if (failure === null) this.stay(because('OPERATOR_OVERRIDE'));
     return failure;
   }
 
@@ -212,7 +225,7 @@ export class Source {
     if (link.peerBoot !== null && frame.boot !== link.peerBoot && frame.kind !== 'ask') return;
     switch (frame.kind) {
       case 'ask':
-        if (frame.version < PROTOCOL_VERSION_MIN || frame.version > PROTOCOL_VERSION) this.cancel('PROTOCOL_VERSION');
+        if (frame.version < PROTOCOL_VERSION_MIN || frame.version > PROTOCOL_VERSION) this.cancel(protocolVersion(frame.version));
         link.answer(frame.number, this.standing);
         return;
       case 'ack':
@@ -239,7 +252,7 @@ export class Source {
         this.destinationOwns();
         return;
       case 'aborted':
-        this.destinationAborted(message.reason);
+        this.destinationAborted(because(message.reason, message.detail));
         return;
       case 'wanted':
         this.pages.want(message.gfns);
@@ -248,14 +261,14 @@ export class Source {
         this.servedAll();
         return;
       default:
-        this.cancel('MESSAGE_UNEXPECTED');
+        this.cancel(because('MESSAGE_UNEXPECTED', `${message.kind} in ${phase}`));
     }
   }
 
   private accepted(target: Uint8Array): void {
     const opening = this.guest.begin(target);
     if (failed(opening)) {
-      this.cancel(opening.reason);
+      this.cancel(reasonOf(opening));
       return;
     }
     // From here on it can be said how much there is to be sent, and what has been.
@@ -284,6 +297,7 @@ export class Source {
 
   private stop(): void {
     this.state = { phase: 'stopping' };
+    this.stoppingMs = this.nowMs;
     this.progress.stopping(this.nowMs);
     this.guest.stop((failure) => this.stopped(failure));
   }
@@ -291,7 +305,7 @@ export class Source {
   private stopped(failure: Failure | null): void {
     if (this.state.phase !== 'stopping') return;
     if (failure !== null) {
-      this.cancel(failure.reason);
+      this.cancel(reasonOf(failure));
       return;
     }
     this.progress.owes(this.guest.nextRound());
@@ -301,7 +315,7 @@ export class Source {
   private allSent(): void {
     const state = this.guest.state();
     if (failed(state)) {
-      this.cancel(state.reason);
+      this.cancel(reasonOf(state));
       return;
     }
     this.state = { phase: 'preparing' };
@@ -312,7 +326,7 @@ export class Source {
   private commit(): void {
     const refused = this.guest.fence();
     if (refused !== null) {
-      this.cancel(refused.reason);
+      this.cancel(reasonOf(refused));
       return;
     }
     this.proof.commitLeaves();
@@ -335,7 +349,7 @@ export class Source {
   }
 
   private learn(fate: CommitFate | null): void {
-    if (fate === 'refused') this.destinationAborted('DESTINATION_ABORTED');
+    if (fate === 'refused') this.destinationAborted(because('DESTINATION_ABORTED'));
     else if (fate === 'never-arrived') this.destinationGone();
     else if (fate !== null) this.destinationOwns();
     if (fate === 'taken-and-lost') this.servedAll();
@@ -353,11 +367,11 @@ export class Source {
 
   /** Before Commit has left, one that knows nothing of the session cannot have the guest, and nothing can go on. */
   private destinationGone(): void {
-    this.stay('DESTINATION_RESTARTED');
+    this.stay(because('DESTINATION_RESTARTED'));
     this.link.close();
   }
 
-  private destinationAborted(reason: string): void {
+  private destinationAborted(reason: Reason): void {
     this.stay(this.state.phase === 'revoking' ? this.reasonToRevoke : reason);
     this.link.close();
   }
@@ -381,10 +395,10 @@ export class Source {
     this.link.settle();
   }
 
-  private stay(reason: string): void {
+  private stay(reason: Reason): void {
     const { phase } = this.state;
     if (phase === 'serving' || phase === 'sent' || phase === 'stayed') return;
-    this.state = { phase: 'stayed', reason };
+    this.state = { phase: 'stayed', ...reason };
     this.pages.release();
     this.progress.runs(this.nowMs);
     this.progress.throttlePercent = 0;

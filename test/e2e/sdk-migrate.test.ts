@@ -174,6 +174,37 @@ describe('a migration that does not come about', () => {
     const listed = await here.simkvm.migrations.list();
     expect(listed.filter(({ closed }) => !closed)).toEqual([]);
   });
+
+  it('does not wait for a VMM that has been told of a write, and says what it waits for where its answer counts', async () => {
+    const { here, there } = await twoVmms();
+    const guest = await plainGuest(here);
+    const serial: number[] = [];
+    await runWhile(guest, serial, () => serial.length < 1);
+    const { received } = await migrate(guest.vm, { to: there.process });
+    const [vcpu] = received.vcpus;
+    if (vcpu === undefined) throw new Error('no vCPU has arrived');
+    await runWhile({ vm: received.vm, vcpu }, serial, () => serial.length < 3);
+    expect(serial).toEqual(upTo(3));
+
+    const [slot] = received.slots;
+    // `in al, 0x60; jmp` back.
+    await there.process.memory.write((slot?.userspace_addr ?? 0n) + 0x1000n, Uint8Array.of(0xe4, 0x60, 0xeb, 0xfc));
+    await vcpu.setRegs({ rip: 0x1000n, rflags: 2n });
+    expect((await vcpu.run()).reason).toBe('KVM_EXIT_IO');
+    const abort = new AbortController();
+    const told: string[] = [];
+    const back = migrate(received.vm, {
+      to: here.process,
+      signal: abort.signal,
+      onProgress: ({ waits_for }) => {
+        if (waits_for === '') return;
+        told.push(waits_for);
+        abort.abort();
+      },
+    });
+    await expect(back).rejects.toMatchObject({ reason: 'CANCELLED' });
+    expect(told[0]).toContain('vcpu 0');
+  });
 });
 
 describe('a relay that does not leave the frames alone', () => {

@@ -1,5 +1,6 @@
 import { expect } from 'vitest';
 import type { DestinationPhase } from '../../server/migration/destination.js';
+import { because } from '../../server/migration/reason.js';
 import type { SourcePhase } from '../../server/migration/source.js';
 import { type Faults, play, type Side, type World } from './migration-world.js';
 
@@ -51,7 +52,7 @@ const interrupted = (makeWorld: (seed: number) => World, isTime: (run: World) =>
  * @returns what becomes of it
  */
 export const cancelledIn = (phase: SourcePhase, makeWorld: (seed: number) => World, cancelled: (run: World) => void): World => {
-  const cancel = (run: World, reason: string): void => run.step('source', () => run.source?.cancel(reason));
+  const cancel = (run: World, reason: string): void => run.step('source', () => run.source?.cancel(because(reason)));
   // `revoking` is what cancelling in `committing` makes of it: cancelled once more.
   const begun = phase === 'revoking' ? 'committing' : phase;
   return interrupted(
@@ -71,5 +72,5 @@ export const abortedIn = (phase: DestinationPhase, makeWorld: (seed: number) => 
   interrupted(
     makeWorld,
     ({ destination }) => destination?.state.phase === phase,
-    (run) => run.step('destination', () => run.destination?.abort('OPERATOR')),
+    (run) => run.step('destination', () => run.destination?.abort(because('OPERATOR'))),
   );

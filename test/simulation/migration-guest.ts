@@ -108,7 +108,11 @@ export class SimulatedGuest {
     const owed = new Set<number>();
     const { here } = this;
     const act = (): void => this.source.act();
+    const isStopping = (): boolean => this.pendingStop !== null;
     return {
+      get waitsFor() {
+        return isStopping() ? 'a vCPU' : null;
+      },
       describe: () => DESCRIPTION,
       begin: () => {
         act();

@@ -133,7 +133,7 @@ export class World {
   }
 
   tick(): void {
-    this.step('source', () => this.source?.tick());
+    this.step('source', () => this.source?.tick(this.now));
     this.step('destination', () => this.destination?.tick());
   }
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { DESTINATION_PHASES } from '../../server/migration/destination.js';
+import { because } from '../../server/migration/reason.js';
 import { SOURCE_PHASES } from '../../server/migration/source.js';
 import { abortedIn, CALM, cancelledIn, killAtEach, ROUGH, TURNS } from './migration-faults.js';
 import { type Faults, play, type Side, seeded, World } from './migration-world.js';
@@ -204,7 +205,7 @@ describe('a source that loses its power at any step', () => {
       if (destination?.state.phase !== 'prepared') return;
       complete++;
       destination.forceAbort();
-      expect(destination.state).toEqual({ phase: 'aborted', reason: 'OPERATOR_OVERRIDE' });
+      expect(destination.state).toMatchObject({ phase: 'aborted', reason: 'OPERATOR_OVERRIDE' });
       expect(there?.gone).toBe(true);
       expect(daemons.destination.disk.entries).toContainEqual({ kind: 'overridden', session: 'session', decision: 'discard' });
     });
@@ -251,7 +252,7 @@ describe('cancelling', () => {
     for (let seed = 0; seed < 50; seed++) {
       const run = rough(seed);
       play(run, TURNS, (turn) => {
-        if (turn === seed * 4) run.step('destination', () => run.destination?.abort('OPERATOR'));
+        if (turn === seed * 4) run.step('destination', () => run.destination?.abort(because('OPERATOR')));
       });
       run.settle();
       expect(run.runnableCopies).toBe(1);

@@ -4,6 +4,7 @@ import { type MightSleep, WaitQueue } from '../sched/wait.js';
 import { IOCTL } from '../uapi/ioctls.js';
 import type { Vcpu } from './vcpu.js';
 import type { Vm } from './vm.js';
+import { completeWrite } from './x86/complete-write.js';
 
 /** By these userspace raises an interrupt of the guest. */
 const INTERRUPTS: ReadonlySet<number> = new Set([IOCTL.KVM_IRQ_LINE, IOCTL.KVM_IRQ_LINE_STATUS, IOCTL.KVM_SIGNAL_MSI]);
@@ -11,8 +12,8 @@ const INTERRUPTS: ReadonlySet<number> = new Set([IOCTL.KVM_IRQ_LINE, IOCTL.KVM_I
 /**
  * A VM whose vCPUs are stopped under their mutexes, between two instructions and with no I/O half done, so that all of its
  * state can be read. It is what a VMM does to its vCPU threads before it migrates (a signal, KVM_RUN until the exit in flight
- * is completed, then a barrier), made by the daemon for it: a vCPU in KVM_RUN leaves with EINTR, as by a signal, and one whose
- * last exit userspace has not answered yet is waited for. Until `release` kvm->lock and the mutexes are held, so every
+ * is completed, then a barrier), made by the daemon for it: a vCPU in KVM_RUN leaves with EINTR, as by a signal; one whose last
+ * exit was a write is completed without its VMM, and one whose exit userspace has to answer is waited for. Until `release` kvm->lock and the mutexes are held, so every
  * KVM_RUN, vCPU ioctl and KVM_CREATE_VCPU waits, and goes on afterwards as if nothing had been. So does an ioctl that raises an
  * interrupt: the irqchip may have been read.
  */
@@ -21,6 +22,8 @@ export class VmPause {
   private after: ((current: Task) => MightSleep<void>) | null = null;
   private letGo = false;
   private held = false;
+  /** The vCPU whose mutex, or whose VMM, is waited for; 'vm': kvm->lock. */
+  private waited: Vcpu | 'vm' | null = 'vm';
 
   private constructor(private readonly vm: Vm) {}
 
@@ -59,6 +62,16 @@ export class VmPause {
     return null;
   }
 
+  /** For people: what keeps the vCPUs from being stopped. Null: they are. */
+  get waitsFor(): string | null {
+    const { waited } = this;
+    if (waited === null) return null;
+    if (waited === 'vm') return `a call that holds kvm->lock of vm ${this.vm.id}`;
+    const { id, arch } = waited;
+    if (arch.completion === null) return `a call on vcpu ${id}`;
+    return `the VMM: vcpu ${id} has left KVM_RUN (${arch.completion.kind}), and its exit is completed by the next KVM_RUN`;
+  }
+
   /** A vCPU has left KVM_RUN: its I/O may be complete now. */
   vcpuLeft(): void {
     this.changed.wakeAll();
@@ -68,7 +81,11 @@ export class VmPause {
     const { vm } = this;
     yield* vm.lock.lock(current);
     const locked: Vcpu[] = [];
-    for (const vcpu of vm.vcpus) if (yield* this.lockQuiet(current, vcpu)) locked.push(vcpu);
+    for (const vcpu of vm.vcpus) {
+      this.waited = vcpu;
+      if (yield* this.lockQuiet(current, vcpu)) locked.push(vcpu);
+    }
+    this.waited = null;
     this.held = !this.letGo;
     if (this.held) held();
     while (!this.letGo) yield { kind: 'uninterruptible', queue: this.changed, site: 'vm_pause' };
@@ -84,6 +101,7 @@ export class VmPause {
   private *lockQuiet(current: Task, vcpu: Vcpu): MightSleep<boolean> {
     while (!this.letGo) {
       yield* vcpu.mutex.lock(current);
+      if (!this.letGo) yield* completeWrite(current, vcpu);
       if (vcpu.arch.completion === null && vcpu.arch.emulation === null) return true;
       vcpu.mutex.unlock(current);
       yield { kind: 'uninterruptible', queue: this.changed, site: 'vm_pause(io)' };

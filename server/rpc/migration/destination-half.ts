@@ -9,6 +9,7 @@ import type { GuestDescription } from '../../migration/guest.js';
 import type { Ledger } from '../../migration/ledger.js';
 import type { LocalSide, Transmit } from '../../migration/link.js';
 import { type ReceivedVm, receiveGuest } from '../../migration/local-destination.js';
+import type { Reason } from '../../migration/reason.js';
 import type { Half } from './half.js';
 
 export interface DestinationHalfOptions {
@@ -56,7 +57,7 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
       arrival = { vm: arrival?.vm ?? vmOf(process, received.vmFd), received };
     });
   const machine = new Destination(local, receive, ledger, transmit);
-  const giveUp = (reason: string): void => machine.abort(reason);
+  const giveUp = (reason: Reason): void => machine.abort(reason);
   return {
     role: 'destination',
     get vm() {
@@ -70,6 +71,10 @@ export const createDestinationHalf = ({ local, kernel, process, ledger, transmit
       if (state.phase === 'committed' && state.lost > 0) return 'PAGES_LOST';
       return state.phase === 'aborted' ? state.reason : '';
     },
+    get detail() {
+      return machine.state.phase === 'aborted' ? machine.state.detail : '';
+    },
+    waitsFor: null,
     get standing() {
       return machine.standing;
     },

@@ -9,6 +9,7 @@ import { WANTED_MAX } from '../../migration/destination.js';
 import type { FrameRun } from '../../migration/guest.js';
 import { type Frame, type Message, STANDINGS, type Standing } from '../../migration/message.js';
 import { OWED_RUNS_MAX } from '../../migration/page-sender.js';
+import { DETAIL_MAX } from '../../migration/reason.js';
 import { guestDescriptionMessage, guestDescriptionOf } from './description-codec.js';
 import { encodePagesFrame, GFN_END, pageBatchOf } from './page-codec.js';
 import { ID_MAX } from './session-id.js';
@@ -40,9 +41,9 @@ const messageInit = (message: Exclude<Message, { readonly kind: 'pages' }>): Fra
     case 'committed':
       return { committed: {} };
     case 'abort':
-      return { abort: message.reason };
+      return { abort: message.reason, detail: message.detail };
     case 'aborted':
-      return { aborted: message.reason };
+      return { aborted: message.reason, detail: message.detail };
     case 'owed':
       return { owed: { runs: message.runs } };
     case 'wanted':
@@ -78,8 +79,12 @@ export const encodeFrame = (frame: Frame): Uint8Array[] => {
 };
 
 /** Why a migration was given up, in a word. */
-const reasonOf = (field: string, kind: 'abort' | 'aborted', reason: string): Result<Message> =>
-  reason.length <= REASON_MAX ? { kind, reason } : wrong(field, `${reason.length} characters`, `at most ${REASON_MAX}`);
+const reasonOf = (kind: 'abort' | 'aborted', reason: string, detail: string): Result<Message> => {
+  if (reason.length > REASON_MAX) return wrong(`data.${kind}`, `${reason.length} characters`, `at most ${REASON_MAX}`);
+  return detail.length <= DETAIL_MAX
+    ? { kind, reason, detail }
+    : wrong('data.detail', `${detail.length} characters`, `at most ${DETAIL_MAX}`);
+};
 
 /** A number that counts messages or questions. */
 const counter = (field: string, value: bigint): Result<number> =>
@@ -117,8 +122,8 @@ const messageOf = (data: FrameData): Result<Message> => {
   if (data.prepared !== null) return { kind: 'prepared' };
   if (data.commit !== null) return { kind: 'commit' };
   if (data.committed !== null) return { kind: 'committed' };
-  if (data.abort !== null) return reasonOf('data.abort', 'abort', data.abort);
-  if (data.aborted !== null) return reasonOf('data.aborted', 'aborted', data.aborted);
+  if (data.abort !== null) return reasonOf('abort', data.abort, data.detail);
+  if (data.aborted !== null) return reasonOf('aborted', data.aborted, data.detail);
   if (data.owed !== null) {
     const runs = runsOf(data.owed.runs);
     return failed(runs) ? runs : { kind: 'owed', runs };

@@ -2,6 +2,7 @@ import { Failure } from '../../kernel/failure.js';
 import type { Kernel } from '../../kernel/kernel.js';
 import type { Process } from '../../kernel/process/process.js';
 import type { Frame } from '../../migration/message.js';
+import { because, type Reason, reasonOf } from '../../migration/reason.js';
 import type { Half } from './half.js';
 import type { PeerStream, StreamOwner } from './peer-stream.js';
 import { Redial } from './redial.js';
@@ -107,7 +108,7 @@ export class Session implements StreamOwner {
     this.schedulePump();
   }
 
-  giveUp(reason: string): void {
+  giveUp(reason: Reason): void {
     this.drive(() => this.half.giveUp(reason));
   }
 
@@ -152,7 +153,7 @@ export class Session implements StreamOwner {
   }
 
   violated(_stream: PeerStream, failure: Failure): void {
-    this.drive(() => this.half.giveUpIfSafe(failure.reason));
+    this.drive(() => this.half.giveUpIfSafe(reasonOf(failure)));
   }
 
   drained(): void {
@@ -192,9 +193,10 @@ export class Session implements StreamOwner {
     if (performance.now() - this.heardMs > SILENCE_MS) this.streams[0]?.end(silent());
     const alone = this.connected ? 0 : performance.now() - this.aloneSinceMs;
     this.drive(() => {
-      if (this.process.state.kind !== 'running') this.half.giveUp('PROCESS_EXITED');
-      if (!this.met && alone > ATTACH_MS) this.half.giveUp('PEER_NEVER_CAME');
-      this.half.tick();
+      if (this.process.state.kind !== 'running') this.half.giveUp(because('PROCESS_EXITED'));
+      if (!this.met && alone > ATTACH_MS)
+        this.half.giveUp(because('PEER_NEVER_CAME', `no daemon has come for the other half in ${ATTACH_MS / 1000} s`));
+      this.half.tick(performance.now());
     });
     if (this.closed) return;
     if (alone > FORGET_MS && this.half.forgettable) this.close();

@@ -2,6 +2,7 @@ import { Failure, failed, type Result } from '../../kernel/failure.js';
 import type { Process } from '../../kernel/process/process.js';
 import type { ChannelRole } from '../../migration/channel.js';
 import type { LocalSide, Transmit } from '../../migration/link.js';
+import { because, reasonOf } from '../../migration/reason.js';
 import type { Host } from '../call.js';
 import { DaemonClient } from './daemon-client.js';
 import type { Half } from './half.js';
@@ -34,7 +35,7 @@ export class Sessions {
   constructor(readonly host: Host) {
     // While there is still something to take back: the process's memory goes first.
     host.processes.onEnd((process) => {
-      for (const session of this.sessions.values()) if (session.process === process) session.giveUp('PROCESS_EXITED');
+      for (const session of this.sessions.values()) if (session.process === process) session.giveUp(because('PROCESS_EXITED'));
     });
   }
 
@@ -96,8 +97,8 @@ export class Sessions {
   }
 
   /** Gives a session up that has come to nothing, and forgets it unless the other daemon has heard of it. */
-  drop(session: Session, reason: string): void {
-    session.giveUp(reason);
+  drop(session: Session, failure: Failure): void {
+    session.giveUp(reasonOf(failure));
     if (session.met) return;
     this.sessions.delete(session.id);
     const at = this.closed.indexOf(session);

@@ -1,9 +1,11 @@
 import { failed, type Result } from '../../kernel/failure.js';
 import type { Vm } from '../../kernel/kvm/vm.js';
+import type { SourceGuest } from '../../migration/guest.js';
 import type { Ledger } from '../../migration/ledger.js';
 import type { CopyLimits } from '../../migration/limits.js';
 import type { LocalSide, Transmit } from '../../migration/link.js';
 import { createSourceGuest } from '../../migration/local-source.js';
+import type { Reason } from '../../migration/reason.js';
 import { Source } from '../../migration/source.js';
 import type { Half } from './half.js';
 
@@ -26,8 +28,15 @@ export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred 
       stopped(failure);
       stirred();
     });
-  const machine = new Source(local, { ...guest, stop }, ledger, limits, transmit);
-  const giveUp = (reason: string): void => machine.cancel(reason);
+  const stirring: SourceGuest = {
+    ...guest,
+    stop,
+    get waitsFor() {
+      return guest.waitsFor;
+    },
+  };
+  const machine = new Source(local, stirring, ledger, limits, transmit);
+  const giveUp = (reason: Reason): void => machine.cancel(reason);
   return {
     role: 'source',
     vm,
@@ -36,6 +45,12 @@ export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred 
     },
     get reason() {
       return machine.state.phase === 'stayed' ? machine.state.reason : '';
+    },
+    get detail() {
+      return machine.state.phase === 'stayed' ? machine.state.detail : '';
+    },
+    get waitsFor() {
+      return machine.waitsFor;
     },
     get standing() {
       return machine.standing;
@@ -52,7 +67,7 @@ export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred 
     },
     connected: (stream) => machine.connected(stream),
     disconnected: (stream) => machine.disconnected(stream),
-    tick: () => machine.tick(),
+    tick: (nowMs) => machine.tick(nowMs),
     receive: (frame, nowMs) => machine.receive(frame, nowMs),
     pump: (nowMs, stream) => machine.pump(nowMs, stream),
     giveUp,

@@ -17,6 +17,7 @@ import { describeGuest, whyNotSent } from '../../migration/describe.js';
 import { fingerprint } from '../../migration/identity.js';
 import { whyNotReceived } from '../../migration/local-destination.js';
 import { whyNoPostCopy } from '../../migration/local-source.js';
+import { because } from '../../migration/reason.js';
 import { outcomeOf } from '../await-outcome.js';
 import { type Caller, type Host, method, type Reply, refused, reply } from '../call.js';
 import { checkAddress, dialable } from '../migration/address.js';
@@ -109,7 +110,7 @@ function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): Mig
   const options = { sessions, session, peer: to, limits, streams: wanted.streams };
   session.answer = summonDestination(options, push);
   const answer = yield* sendAnswer(session);
-  if (answer.failure !== null) sessions.drop(session, answer.failure.reason);
+  if (answer.failure !== null) sessions.drop(session, answer.failure);
   return answer;
 }
 
@@ -147,7 +148,7 @@ function* receiveVm(
   const options = { sessions, session, peer: { ...from, address }, limits, streams: wanted.streams };
   const failure = yield* outcomeOf('ReceiveVm', summonSource(options, from_fd));
   if (failure === null) return reply({ session: session.id });
-  sessions.drop(session, failure.reason);
+  sessions.drop(session, failure);
   return refused(failure);
 }
 
@@ -164,7 +165,7 @@ const handedOver = ({ id, half }: Session): Failure =>
 
 /** What is told at once when it changes. */
 const landmark = ({ half, connected, closed, peer }: Session): string =>
-  [half.phase, half.standing, connected, closed, peer, half.vm === null].join();
+  [half.phase, half.standing, connected, closed, peer, half.vm === null, half.waitsFor].join();
 
 /** Resolves when there is something to tell that was not told with `told`. */
 const nextChange = (session: Session, told: string, signal: AbortSignal): Promise<void> =>
@@ -276,7 +277,7 @@ export const migrationSessionRoutes = (): readonly Route[] => {
         const session = visible(of(host).sessions, id, caller);
         if (failed(session)) return refused(session);
         if (session.half.handedOver) return refused(handedOver(session));
-        session.giveUp('CANCELLED');
+        session.giveUp(because('CANCELLED'));
         return reply({ migration: migrationView(session) });
       }),
     ),

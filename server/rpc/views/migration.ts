@@ -23,6 +23,8 @@ export const migrationView = ({ id, half, connected, peer, closed }: Session): M
   standing: STANDING[half.standing],
   phase: half.phase,
   reason: half.reason,
+  detail: half.detail,
+  waits_for: half.waitsFor ?? '',
   connected,
   peer,
   closed,

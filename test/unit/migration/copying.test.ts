@@ -150,6 +150,7 @@ class Copying {
         this.running = false;
         stopped(null);
       },
+      waitsFor: null,
       hold: () => {
         const held = heldPages(this.owed);
         this.owed = 0;

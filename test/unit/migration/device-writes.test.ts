@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '../../../server/hardware/units.js';
+import { because } from '../../../server/migration/reason.js';
 import { createSevRig } from '../kernel/kvm/svm/sev-rig.js';
 import { Migration, plainGuest } from './two-hosts.js';
 
@@ -23,7 +24,7 @@ describe("what a VMM's device writes into guest memory while the guest migrates"
     const guest = plainGuest(here);
     const migration = new Migration(guest, there.vmm);
     migration.until(() => migration.source.state.phase === 'copying');
-    migration.source.cancel('OPERATOR');
+    migration.source.cancel(because('OPERATOR'));
     expect(migration.run()).toBe('OPERATOR');
     expect(guest.vm.writeLog).toBeNull();
     const again = new Migration(guest, there.vmm);

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { failed } from '../../../server/kernel/failure.js';
 import { dup } from '../../../server/kernel/syscalls/descriptors.js';
 import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
+import { because } from '../../../server/migration/reason.js';
 import { createSevRig } from '../kernel/kvm/svm/sev-rig.js';
 import { Migration, plainGuest, sevEsGuest, sevGuest } from './two-hosts.js';
 
@@ -18,7 +19,7 @@ describe.each(['plain', 'SEV', 'SEV-ES'] as const)('the complete copy of a %s gu
     const run = there.vmm.process.startIoctl(vcpuFd, IOCTL.KVM_RUN);
     expect(run.result()).toBeUndefined();
 
-    migration.destination.abort('OPERATOR');
+    migration.destination.abort(because('OPERATOR'));
     there.host.kernel.scheduler.run();
 
     expect(vcpu.arch.cpu.executed).toBe(executed);

@@ -5,6 +5,7 @@ import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
 import { whyNotSent } from '../../../server/migration/describe.js';
 import type { CopyLimits } from '../../../server/migration/limits.js';
 import { whyNoPostCopy } from '../../../server/migration/local-source.js';
+import { because } from '../../../server/migration/reason.js';
 import { createSevRig } from '../kernel/kvm/svm/sev-rig.js';
 import { COUNTER, type CountingGuest, completeIo, Migration, plainGuest, runOnce, sevGuest } from './two-hosts.js';
 
@@ -118,7 +119,7 @@ describe('a plain guest that is handed over before its memory', () => {
     const { guest, migration } = torn();
     // It has said `accept`, `prepared` and `committed` so far.
     const head = { session: 'session', boot: 'there', kind: 'data' } as const;
-    migration.source.receive({ ...head, sequence: 4, message: { kind: 'aborted', reason: 'LIE' } }, 0);
+    migration.source.receive({ ...head, sequence: 4, message: { kind: 'aborted', ...because('LIE') } }, 0);
     expect(migration.source.state.phase).toBe('serving');
     expect(runOnce(guest, [])).toBe('EIO');
     migration.source.receive({ ...head, sequence: 5, message: { kind: 'complete' } }, 0);
@@ -156,7 +157,7 @@ describe('a plain guest that is handed over before its memory', () => {
   it('is not torn apart when it stays: nothing is missing there, and nothing held here', () => {
     const { guest, serial, migration } = begin();
     migration.until(() => migration.destination.state.phase === 'prepared');
-    migration.source.cancel('OPERATOR');
+    migration.source.cancel(because('OPERATOR'));
     expect(migration.run()).toBe('OPERATOR');
     runOnce(guest, serial);
     expect(serial).toEqual(upTo(4));
@@ -200,7 +201,7 @@ describe('a destination that is short of memory', () => {
   it('does not take the guest over: it goes on where it was', () => {
     const { there, guest, serial, migration } = beginWith(10);
     expect(migration.run()).toBe('HOST_MEMORY_EXHAUSTED');
-    expect(migration.destination.state).toEqual({ phase: 'aborted', reason: 'HOST_MEMORY_EXHAUSTED' });
+    expect(migration.destination.state).toMatchObject({ phase: 'aborted', reason: 'HOST_MEMORY_EXHAUSTED' });
     expect(there.host.kernel.dram.reserved).toBe(0);
     runOnce(guest, serial);
     expect(serial).toEqual(upTo(4));

@@ -8,6 +8,7 @@ import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
 import { kvm_irq_level, kvm_irqchip } from '../../../server/kernel/uapi/irq-structs.js';
 import { kvm_ioeventfd, kvm_irqfd } from '../../../server/kernel/uapi/kvm-structs.js';
 import type { ReceivedVm } from '../../../server/migration/local-destination.js';
+import { because } from '../../../server/migration/reason.js';
 import { createSevRig, type Vmm } from '../kernel/kvm/svm/sev-rig.js';
 import { type CountingGuest, countingGuest, Migration, runOnce } from './two-hosts.js';
 
@@ -140,7 +141,7 @@ describe('an event of an irqfd that comes when the guest has been stopped', () =
     migration.until(() => migration.source.state.phase === 'preparing');
     for (let event = 0; event < 3; event++) counter.signal();
     expect([counter.value, injected()]).toEqual([3n, [0]]);
-    migration.source.cancel('OPERATOR');
+    migration.source.cancel(because('OPERATOR'));
     expect([counter.value, injected()]).toEqual([0n, [semaphore ? 3 : 1]]);
     expect(migration.run()).toBe('OPERATOR');
     counter.signal();
@@ -152,7 +153,7 @@ describe('an event of an irqfd that comes when the guest has been stopped', () =
     migration.until(() => migration.source.state.phase === 'preparing');
     counter.signal();
     counter.take();
-    migration.source.cancel('OPERATOR');
+    migration.source.cancel(because('OPERATOR'));
     expect(injected()).toEqual([0]);
     expect(migration.run()).toBe('OPERATOR');
   });
@@ -181,7 +182,7 @@ describe('an interrupt that the VMM raises when the guest has been stopped', () 
   it('waits, and is raised when the guest stays', () => {
     const { migration, raise, isRaised } = begin();
     expect([raise.result(), isRaised()]).toEqual([undefined, false]);
-    migration.source.cancel('OPERATOR');
+    migration.source.cancel(because('OPERATOR'));
     expect(migration.run()).toBe('OPERATOR');
     expect([raise.result(), isRaised()]).toEqual([0, true]);
   });

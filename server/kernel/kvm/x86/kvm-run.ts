@@ -1,10 +1,29 @@
 import { KVM_EXIT, type KvmExitReason } from '../../uapi/constants.js';
-import { KVM_RUN_SYNC_REGS_OFFSET, kvm_run, kvm_run__mmio, kvm_run__msr, kvm_sync_regs } from '../../uapi/kvm-run.js';
+import {
+  KVM_RUN_SYNC_REGS_OFFSET,
+  kvm_run,
+  kvm_run__io,
+  kvm_run__mmio,
+  kvm_run__msr,
+  kvm_sync_regs,
+} from '../../uapi/kvm-run.js';
 import type { Fields, Struct, StructValue, ValueOf } from '../../uapi/struct.js';
 import type { RunPages } from '../run-pages.js';
 
 const { fields } = kvm_run;
 const SYNC_MASKS_END = fields.kvm_dirty_regs.offset + fields.kvm_dirty_regs.size;
+
+/** What an exit has left for userspace. */
+export interface ToldExit {
+  readonly reason: number;
+  /** The union of what the reasons have to say. */
+  readonly details: Uint8Array;
+  /** The data page. */
+  readonly pio: Uint8Array;
+}
+
+/** The union, which is as long as any of its members. */
+const UNION = { start: kvm_run__io.fields.direction.offset, end: kvm_run__io.size } as const;
 
 /**
  * `vcpu->run` as the kernel uses it. The page is userspace's as much as the kernel's: what is read here may have been
@@ -73,6 +92,19 @@ export class KvmRun {
 
   read<F extends Fields>(member: Struct<F>): ValueOf<F> {
     return member.decode(this.pages.run.bytes);
+  }
+
+  /** What the last exit has told, to be told again. */
+  told(): ToldExit {
+    const { run, pio } = this.pages;
+    return { reason: this.exitReason, details: run.bytes.slice(UNION.start, UNION.end), pio: pio.bytes.slice() };
+  }
+
+  tell({ reason, details, pio }: ToldExit): void {
+    const { pages } = this;
+    fields.exit_reason.set(pages.run.view, 0, reason);
+    pages.run.bytes.set(details, UNION.start);
+    pages.pio.bytes.set(pio);
   }
 
   /** What userspace answered to a KVM_EXIT_MMIO load. */

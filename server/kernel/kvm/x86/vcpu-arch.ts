@@ -27,7 +27,7 @@ export type Turn = 'again' | 'to-user' | Failure;
  * long as it has not run, the guest has not got the result, and nothing but KVM_RUN on this vCPU can give it.
  */
 export interface Completion {
-  readonly kind: 'pio-in' | 'pio-out' | 'mmio' | 'msr' | 'hypercall' | 'vendor';
+  readonly kind: 'pio-in' | 'pio-out' | 'mmio' | 'msr' | 'hypercall' | 'vendor' | 'deferred';
   /** The guest waits for data: losing this completion loses an I/O result. */
   readonly wantsData: boolean;
   run(current: Task): MightSleep<Turn>;

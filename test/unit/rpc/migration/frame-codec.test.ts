@@ -82,7 +82,8 @@ const message: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ kind: fc.constant('owed' as const), runs: fc.array(run, { maxLength: 8 }) }),
   fc.record({ kind: fc.constant('wanted' as const), gfns: fc.array(fc.nat({ max: 2 ** 40 - 1 }), { maxLength: 8 }) }),
   fc.record({ kind: fc.constant('complete' as const) }),
-  fc.record({ kind: fc.constantFrom('abort' as const, 'aborted' as const), reason }),
+  fc.record({ kind: fc.constant('abort' as const), reason, detail: fc.string({ maxLength: 1000 }) }),
+  fc.record({ kind: fc.constant('aborted' as const), reason, detail: fc.string({ maxLength: 1000 }) }),
 );
 
 const head = { session: fc.string({ maxLength: 64 }), boot: fc.uuid() };
@@ -168,6 +169,11 @@ describe('the codec of frames', () => {
     ['a boot without end', { session: 's', boot: 'x'.repeat(65), settled: {} }, 'boot'],
     ['no frame', { session: 's', boot: 'b' }, 'frame'],
     ['no message', { session: 's', boot: 'b', data: { sequence: 1 } }, 'data.message'],
+    [
+      'a detail without end',
+      { session: 's', boot: 'b', data: { sequence: 1, abort: 'X', detail: 'x'.repeat(1001) } },
+      'data.detail',
+    ],
     ['a reason without end', { session: 's', boot: 'b', data: { sequence: 1, abort: 'x'.repeat(257) } }, 'data.abort'],
     ['a standing of its own', { session: 's', boot: 'b', standing: { standing: 'king' } }, 'standing.standing'],
     ['pages of no form', { session: 's', boot: 'b', data: { sequence: 1, pages: { form: 9 } } }, 'pages.form'],

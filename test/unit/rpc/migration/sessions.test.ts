@@ -2,6 +2,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { ExchangeRequest, MigrationHalf } from '../../../../gen/messages.js';
 import { failed } from '../../../../server/kernel/failure.js';
 import { createIdentity, fingerprint } from '../../../../server/migration/identity.js';
+import { because } from '../../../../server/migration/reason.js';
 import { createDestinationHalf } from '../../../../server/rpc/migration/destination-half.js';
 import { ATTACH_MS } from '../../../../server/rpc/migration/session.js';
 import { SESSIONS_MAX } from '../../../../server/rpc/migration/sessions.js';
@@ -180,7 +181,7 @@ describe('a session in doubt', () => {
 
   it('is not given up by whoever breaks its frames', async () => {
     const { source } = await doubtful();
-    source.half.giveUpIfSafe('FRAME_NOT_AUTHENTIC');
+    source.half.giveUpIfSafe(because('FRAME_NOT_AUTHENTIC'));
     expect(source.half).toMatchObject({ standing: 'in-doubt', phase: 'committing' });
     source.half.override('run');
   });
@@ -325,7 +326,7 @@ describe('the sessions of a daemon', () => {
     const { here } = createDaemons();
     const session = beginDestination(here, 'one');
     expect(here.sessions.refusal('one')).toMatchObject({ errno: 'EEXIST', details: { field: 'session' } });
-    session.giveUp('END_OF_TEST');
+    session.giveUp(because('END_OF_TEST'));
     expect(session.closed).toBe(true);
     expect(here.sessions.refusal('one')).toMatchObject({ errno: 'EEXIST' });
     here.host.migration.ledger.record({ kind: 'committed', session: 'before the restart' });
@@ -336,7 +337,7 @@ describe('the sessions of a daemon', () => {
     const { here } = createDaemons();
     const open = Array.from({ length: SESSIONS_MAX }, () => beginDestination(here, null));
     expect(here.sessions.refusal(null)).toMatchObject({ errno: 'EAGAIN', reason: 'TOO_MANY_MIGRATIONS' });
-    for (const session of open) session.giveUp('END_OF_TEST');
+    for (const session of open) session.giveUp(because('END_OF_TEST'));
     expect(here.sessions.refusal(null)).toBeNull();
     expect(here.sessions.list).toHaveLength(256);
     expect(here.sessions.list.at(-1)).toBe(open.at(-1));
@@ -356,14 +357,14 @@ describe('the sessions of a daemon', () => {
     processes.end(process, 0);
     expect(destination.half).toMatchObject({ standing: 'aborted', reason: 'PROCESS_EXITED' });
     expect(source.half.standing).toBe('sending');
-    source.giveUp('END_OF_TEST');
+    source.giveUp(because('END_OF_TEST'));
     expect(runOnce(guest, [])).toBe(SERIAL_EXIT);
   });
 
   it('refuse a guest that cannot be sent, and do not count it', () => {
     const { here } = createDaemons();
     const guest = plainGuest(here.rig);
-    beginSource(here, guest, 'first').giveUp('END_OF_TEST');
+    beginSource(here, guest, 'first').giveUp(because('END_OF_TEST'));
     guest.vmm.process.close(guest.vcpuFd);
     expect(here.sessions.list).toHaveLength(1);
     expect(failed(here.sessions.find('second'))).toBe(true);

@@ -2,6 +2,7 @@ import { type ExchangeAttachInit, ExchangeRequest, ExchangeResponse } from '../.
 import { type Failure, failed } from '../../../../server/kernel/failure.js';
 import { fingerprint } from '../../../../server/migration/identity.js';
 import { DEFAULT_LIMITS } from '../../../../server/migration/limits.js';
+import { because } from '../../../../server/migration/reason.js';
 import type { Host } from '../../../../server/rpc/call.js';
 import { HALF_OF } from '../../../../server/rpc/migration/daemon-client.js';
 import { createDestinationHalf } from '../../../../server/rpc/migration/destination-half.js';
@@ -36,7 +37,7 @@ export const createDaemon = (name: string): TestDaemon => {
   const host: Host = { kernel, processes: new ProcessRegistry(kernel), version: 'test', bootId: name, migration, log: null };
   const sessions = new Sessions(host);
   releaseAfterTest(() => {
-    for (const session of sessions.list) session.giveUp('END_OF_TEST');
+    for (const session of sessions.list) session.giveUp(because('END_OF_TEST'));
     kernel.scheduler.run();
   });
   return { rig, host, sessions, exchange: new Exchange(sessions), fingerprint: fingerprint(migration.identity.publicKey) };
