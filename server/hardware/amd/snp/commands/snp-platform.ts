@@ -77,13 +77,12 @@ const snpInitEx = snpPlatformCommand({
 
 /** Destroys every guest. Before a flush it is refused, so that no line of a dead guest outlives the protection of its page. */
 function shutdown(firmware: Firmware, deactivateRmp: boolean): Status {
-  if (firmware.snp.kind === 'init') {
-    for (const { page, activation } of firmware.snp.guests.values()) {
-      if (activation !== null) firmware.asidKeys.unload(activation.asid);
-      firmware.rmp.setState(page, 'firmware');
-    }
-    firmware.snp.guests.clear();
+  if (firmware.snp.kind === 'uninit') return STATUS.INVALID_PLATFORM_STATE;
+  for (const { page, activation } of firmware.snp.guests.values()) {
+    if (activation !== null) firmware.asidKeys.unload(activation.asid);
+    firmware.rmp.setState(page, 'firmware');
   }
+  firmware.snp.guests.clear();
   if (firmware.asidKeys.needsFlush) return STATUS.DFFLUSH_REQUIRED;
   firmware.snp = { kind: 'uninit' };
   if (deactivateRmp) firmware.rmp.deactivate();
@@ -92,14 +91,14 @@ function shutdown(firmware: Firmware, deactivateRmp: boolean): Status {
 
 const snpShutdown = snpPlatformCommand({
   name: 'SNP_SHUTDOWN',
-  states: ['uninit', 'init'],
+  states: ['init'],
   buffer: null,
   run: (firmware) => shutdown(firmware, false),
 });
 
 const snpShutdownEx = snpPlatformCommand({
   name: 'SNP_SHUTDOWN_EX',
-  states: ['uninit', 'init'],
+  states: ['init'],
   buffer: input(SNP_SHUTDOWN_EX),
   run: (firmware, buffer) => {
     if (SNP_SHUTDOWN_EX.length.get(buffer) !== SNP_SHUTDOWN_EX.size) return STATUS.INVALID_LENGTH;
@@ -135,7 +134,7 @@ const snpPlatformStatus = snpPlatformCommand({
 
 const snpDfFlush = snpPlatformCommand({
   name: 'SNP_DF_FLUSH',
-  states: ['uninit', 'init'],
+  states: ['init'],
   buffer: null,
   run: ({ asidKeys }) => (asidKeys.flushDataFabric() === 'flushed' ? STATUS.SUCCESS : STATUS.WBINVD_REQUIRED),
 });

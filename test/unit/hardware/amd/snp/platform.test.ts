@@ -99,6 +99,28 @@ describe('SNP_PLATFORM_STATUS', () => {
   });
 });
 
+describe('a platform on which SNP is not initialised', () => {
+  const ALLOWED: readonly CommandName[] = ['SNP_INIT', 'SNP_INIT_EX', 'SNP_PLATFORM_STATUS'];
+  const names = Object.keys(COMMAND).filter((name): name is CommandName => name.startsWith('SNP_'));
+
+  it.each(names.filter((name) => !ALLOWED.includes(name)))('refuses %s', (name) => {
+    const rig = createSnpRig();
+    rig.enableSnp();
+    const buffer = rig.place(new Uint8Array(PAGE_SIZE));
+    expect(rig.processor.issue(COMMAND[name], hpa(buffer))).toBe(STATUS.INVALID_PLATFORM_STATE);
+  });
+
+  it('is what a shutdown leaves, once, and can be initialised again', () => {
+    const rig = initialised();
+    const { SNP_SHUTDOWN_EX } = buffers;
+    rig.wbinvdOnAllCpus();
+    rig.issue('SNP_DF_FLUSH');
+    const shutdown = () => rig.issue('SNP_SHUTDOWN_EX', SNP_SHUTDOWN_EX, set(SNP_SHUTDOWN_EX.length, 8)).status;
+    expect([shutdown(), shutdown()]).toEqual([STATUS.SUCCESS, STATUS.INVALID_PLATFORM_STATE]);
+    rig.snpInit();
+  });
+});
+
 describe('SNP_SHUTDOWN_EX', () => {
   it('destroys all guests, and is refused until caches and fabric are flushed', () => {
     const rig = initialised();
