@@ -98,18 +98,23 @@ const ENTRY_OF: Readonly<Record<'hypervisor' | 'reclaim' | 'firmware' | 'context
 
 const headOf = (page: Pfn): Pfn => pfn(page - (page % PAGES_PER_2M));
 
+/** Pages by their numbers, `end` excluded. */
+export interface PageRange {
+  readonly first: number;
+  readonly end: number;
+}
+
 /** Before SNP_INIT the table is not consulted: `isActive` is false and every check passes. */
 export class Rmp {
   isActive = false;
   /** Entries that are not those of a hypervisor page; a 2 MiB entry stands at its first page and covers all 512. */
   private readonly entries = new Map<Pfn, RmpEntry>();
-  private readonly fixed = new Set<Pfn>();
+  private fixed: readonly PageRange[] = [];
 
   /** SNP_INIT: an empty table, and pages that must stay the hypervisor's until the next reset. */
-  initialise(hypervisorFixed: Iterable<Pfn>): void {
+  initialise(hypervisorFixed: readonly PageRange[]): void {
     this.entries.clear();
-    this.fixed.clear();
-    for (const page of hypervisorFixed) this.fixed.add(page);
+    this.fixed = hypervisorFixed;
     this.isActive = true;
   }
 
@@ -117,7 +122,7 @@ export class Rmp {
   deactivate(): void {
     this.isActive = false;
     this.entries.clear();
-    this.fixed.clear();
+    this.fixed = [];
   }
 
   /** The entry that covers a page; `gpa` is that of the page itself also inside a 2 MiB entry. */
@@ -128,7 +133,7 @@ export class Rmp {
   }
 
   state(page: Pfn): PageState {
-    if (this.fixed.has(page)) return 'hv-fixed';
+    if (this.isFixed(page)) return 'hv-fixed';
     const { assigned, validated, asid: owner, immutable, gpa: guest, vmsa } = this.entry(page);
     if (!assigned) return 'hypervisor';
     if (owner !== 0) {
@@ -151,7 +156,7 @@ export class Rmp {
     if (update.gpa % (pagesIn(update.size) * PAGE_SIZE) !== 0) return RMP_RESULT.FAIL_INPUT;
     if (!update.assigned && (update.asid !== 0 || update.immutable)) return RMP_RESULT.FAIL_INPUT;
     if (this.overlaps(page, update.size)) return RMP_RESULT.FAIL_OVERLAP;
-    if (this.anyIn(page, update.size, (each) => this.fixed.has(each) || this.entry(each).immutable))
+    if (this.anyIn(page, update.size, (each) => this.isFixed(each) || this.entry(each).immutable))
       return RMP_RESULT.FAIL_PERMISSION;
     const old = this.entry(page);
     // Making a validated page immutable without another change is how the host prepares it for a swap or a move.
@@ -266,6 +271,11 @@ export class Rmp {
   change(page: Pfn, fields: Partial<RmpEntry>): void {
     const home = this.homeOf(page);
     this.put(home, { ...(this.entries.get(home) ?? HYPERVISOR), ...fields });
+  }
+
+  private isFixed(page: Pfn): boolean {
+    for (const { first, end } of this.fixed) if (page >= first && page < end) return true;
+    return false;
   }
 
   private homeOf(page: Pfn): Pfn {

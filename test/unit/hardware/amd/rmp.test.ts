@@ -16,7 +16,7 @@ const OWNER = asid(1);
 
 function active(): Rmp {
   const rmp = new Rmp();
-  rmp.initialise([pfn(7)]);
+  rmp.initialise([{ first: 7, end: 8 }]);
   return rmp;
 }
 

@@ -1,8 +1,8 @@
-import type { Pfn } from '../../../units.js';
-import { hpa, hpaToPfn, PAGE_SIZE, pfn } from '../../../units.js';
+import { hpa, hpaToPfn, PAGE_SIZE } from '../../../units.js';
 import { struct, u32, u64 } from '../../byte-layout.js';
 import { type Command, input } from '../../command.js';
 import type { Firmware } from '../../firmware.js';
+import type { PageRange } from '../../rmp.js';
 import { STATUS, type Status } from '../../status.js';
 import {
   SNP_COMMIT,
@@ -32,7 +32,7 @@ const RANGE_LIST = struct(8, { count: u32(0) });
 const RANGE = struct(16, { base: u64(0), pageCount: u32(8) });
 
 /** The checks on the rest of the machine, and the tables that initialisation makes. */
-function initialise(firmware: Firmware, initRmp: boolean, fixed: readonly Pfn[]): Status {
+function initialise(firmware: Firmware, initRmp: boolean, fixed: readonly PageRange[]): Status {
   if (firmware.platform.kind !== 'uninit') return STATUS.INVALID_PLATFORM_STATE;
   if (!firmware.snpMsrs.isConsistent()) return STATUS.INVALID_CONFIG;
   if (!initRmp && !firmware.rmp.isActive) return STATUS.RMP_INIT_REQUIRED;
@@ -42,18 +42,20 @@ function initialise(firmware: Firmware, initRmp: boolean, fixed: readonly Pfn[])
   return STATUS.SUCCESS;
 }
 
-/** The pages of an SNP_INIT_EX list. */
-function readFixedPages({ memory }: Firmware, address: number): readonly Pfn[] | null {
+/** The ranges of an SNP_INIT_EX list, which lies in one page, as Linux makes it (that a longer one is refused is not verified). */
+function readFixedPages({ memory }: Firmware, address: number): readonly PageRange[] | Status {
   const head = memory.read(address, RANGE_LIST.size, null);
-  if (head === null) return null;
-  const pages: Pfn[] = [];
-  for (let index = 0; index < RANGE_LIST.count.get(head); index++) {
+  if (head === null) return STATUS.INVALID_ADDRESS;
+  const count = RANGE_LIST.count.get(head);
+  if (RANGE_LIST.size + count * RANGE.size > PAGE_SIZE) return STATUS.INVALID_PARAM;
+  const ranges: PageRange[] = [];
+  for (let index = 0; index < count; index++) {
     const range = memory.read(address + RANGE_LIST.size + index * RANGE.size, RANGE.size, null);
-    if (range === null) return null;
-    const first = hpaToPfn(hpa(Number(RANGE.base.get(range))));
-    for (let page = 0; page < RANGE.pageCount.get(range); page++) pages.push(pfn(first + page));
+    if (range === null) return STATUS.INVALID_ADDRESS;
+    const first = Math.floor(Number(RANGE.base.get(range)) / PAGE_SIZE);
+    ranges.push({ first, end: first + RANGE.pageCount.get(range) });
   }
-  return pages;
+  return ranges;
 }
 
 const snpInit = snpPlatformCommand({
@@ -71,7 +73,7 @@ const snpInitEx = snpPlatformCommand({
     const flags = SNP_INIT_EX.flags.get(buffer);
     if ((flags & ~(INIT_RMP | LIST_PADDR_EN)) !== 0) return STATUS.INVALID_PARAM;
     const fixed = (flags & LIST_PADDR_EN) === 0 ? [] : readFixedPages(firmware, SNP_INIT_EX.listPaddr.get(buffer));
-    return fixed === null ? STATUS.INVALID_ADDRESS : initialise(firmware, (flags & INIT_RMP) !== 0, fixed);
+    return typeof fixed === 'number' ? fixed : initialise(firmware, (flags & INIT_RMP) !== 0, fixed);
   },
 });
 

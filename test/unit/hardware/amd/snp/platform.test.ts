@@ -72,6 +72,20 @@ describe('SNP_INIT_EX', () => {
     const update = { assigned: true, size: '4k', immutable: false, asid: asid(1), gpa: gpa(0) } as const;
     expect(rig.rmp.rmpupdate(hpaToPfn(hpa(0x300000)), update)).toBe(RMP_RESULT.FAIL_PERMISSION);
   });
+
+  it('takes a list of one page, whatever its ranges are', () => {
+    const rig = createSnpRig();
+    rig.enableSnp();
+    const list = new Uint8Array(PAGE_SIZE);
+    const view = new DataView(list.buffer);
+    const listed = () => initEx(rig, set(SNP_INIT_EX.flags, 3), set(SNP_INIT_EX.listPaddr, rig.place(list)));
+    view.setUint32(0, 256, true);
+    expect(listed()).toBe(STATUS.INVALID_PARAM);
+    view.setUint32(0, 255, true);
+    for (let index = 0; index < 255; index++) view.setUint32(8 + index * 16 + 8, 0xffff_ffff, true);
+    expect(listed()).toBe(STATUS.SUCCESS);
+    expect(rig.stateOf(0x7fff_f000)).toBe('hv-fixed');
+  });
 });
 
 describe('SNP_PLATFORM_STATUS', () => {
