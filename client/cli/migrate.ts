@@ -101,7 +101,11 @@ const move = async (simkvm: SimKvm, console: Console, options: Options): Promise
   const { to: address, toProcess, session, push, relay = false } = options;
   const end = { address, process: toProcess };
   const limits = limitsOf(options);
-  if (options.dryRun) return { verdict: await validateMigration(vm, { to: end, limits, push }) };
+  if (options.dryRun) {
+    const verdict = await validateMigration(vm, { to: end, limits, push });
+    if (!verdict.allowed) console.exitCode(EXIT.REFUSED);
+    return { verdict };
+  }
   await using other = relay ? await connect(options, address) : null;
   const to: MigrateOptions['to'] = other === null ? end : other.actAs(toProcess);
   const onProgress: MigrateOptions['onProgress'] = (migration) => console.status?.show(progressLine(migration));
@@ -114,10 +118,15 @@ const move = async (simkvm: SimKvm, console: Console, options: Options): Promise
   }
 };
 
+/** Of a detail's name. */
+const DETAIL_WIDTH = 12;
+
 const render = (outcome: Outcome): string => {
   if ('verdict' in outcome) {
-    const { allowed, errno_name, reason } = outcome.verdict;
-    return allowed ? 'it would be allowed' : `it would be refused: ${errno_name} (${reason})`;
+    const { allowed, errno_name, reason, details } = outcome.verdict;
+    if (allowed) return 'it would be allowed';
+    const rows = Object.entries(details).map(([name, value]) => `  ${`${name}:`.padEnd(DETAIL_WIDTH)}${value}`);
+    return [`it would be refused: ${errno_name} (${reason})`, ...rows].join('\n');
   }
   return summary(outcome.session, outcome.statistics);
 };
@@ -149,7 +158,7 @@ export const registerMigrate = (program: Command, console: Console): void => {
     )
     .option('--push', 'the source pushes, instead of letting the destination pull')
     .option('--relay', 'carry it through this program, where the daemons cannot reach each other')
-    .option('--dry-run', 'only say whether it would be allowed, by both hosts')
+    .option('--dry-run', 'only say whether it would be allowed, by both hosts and the firmware; if not, the exit code is 1')
     .action((_options, command: Command) => {
       const options = command.optsWithGlobals<Options>();
       if ((options.fd === undefined) === (options.vm === undefined))

@@ -11,6 +11,8 @@ export type LedgerEntry =
 export interface Ledger {
   /** Same for as long as the store lives; null: nothing survives a restart, so that 'unknown' proves nothing. */
   readonly id: string | null;
+  /** EIO: an entry could not be recorded, and no other one can be until the daemon is started again. */
+  readonly unwritable: Failure | null;
   /** Null: the entry is on disk. EIO: it is not, and none will be until the daemon is started again. */
   record(entry: LedgerEntry): Failure | null;
   /** Whether this host has committed to the session, also before a restart. */

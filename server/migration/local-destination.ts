@@ -91,9 +91,11 @@ export const whyNotReceived = (kernel: Kernel, description: GuestDescription): F
     return new Failure('EINVAL', 'GUEST_MEMORY_SIZE', 'server/migration', { given: String(bytes) });
   const refused = checkCapabilities(description);
   if (refused !== null) return refused;
-  const target = KINDS[description.kind].target(kernel);
-  return failed(target) ? target : checkCpuid(kernel, description);
+  return checkCpuid(kernel, description);
 };
+
+/** What the platform of a source has to know of this one. */
+export const targetOf = (kernel: Kernel, { kind }: GuestDescription): Result<Uint8Array> => KINDS[kind].target(kernel);
 
 /** The VM while it is made, and what has to go if it is not wanted. */
 class Reception {
@@ -300,7 +302,7 @@ export const receiveGuest = (
   if (mm === null) return new Failure('ESRCH', 'PROCESS_WITHOUT_MEMORY', 'server/migration');
   const refused = whyNotReceived(kernel, description);
   if (refused !== null) return refused;
-  const target = KINDS[description.kind].target(kernel);
+  const target = targetOf(kernel, description);
   if (failed(target)) return target;
   const reception = new Reception(kernel, process, mm);
   const failure = atOnce(kernel, process, 'migration', (current) => reception.create(current, description));

@@ -25,6 +25,22 @@ export const whyNoPostCopy = (vm: Vm): Failure | null => {
   });
 };
 
+/**
+ * Whether the guest's platform would send it to another one (NOSEND, domain, API version, a launch that is not over): it is
+ * asked, and what it has begun is taken back at once.
+ * @param target what is known of that platform; null: it is like this one
+ */
+export const whyTargetRefused = (vm: Vm, target: Uint8Array | null): Failure | null => {
+  const kind = KINDS[kindOf(vm)];
+  const known = target ?? kind.target(vm.kernel);
+  if (failed(known)) return known;
+  const source = kind.source(vm);
+  const opening = source.begin(known);
+  if (failed(opening)) return opening;
+  source.cancel();
+  return null;
+};
+
 /** What has been done to a VM on its way out, so that it can be taken back. */
 interface Progress {
   begun: boolean;

@@ -94,6 +94,10 @@ export class LedgerFile implements Ledger {
     return failure;
   }
 
+  get unwritable(): Failure | null {
+    return this.broken;
+  }
+
   hasCommitted(session: string): boolean {
     return this.committed.has(session);
   }
@@ -127,7 +131,11 @@ export class LedgerFile implements Ledger {
    */
   private fail(error: unknown): Failure {
     const message = error instanceof Error ? error.message : String(error);
-    this.broken = new Failure('EIO', 'LEDGER_UNWRITABLE', 'simkvmd', { path: this.path, message });
+    this.broken = new Failure('EIO', 'LEDGER_UNWRITABLE', 'simkvmd', {
+      path: this.path,
+      message,
+      allowed: 'to start the daemon again, once the directory can be written to: until then no guest can come',
+    });
     try {
       ftruncateSync(this.fd, this.length);
     } catch {

@@ -1,9 +1,11 @@
 import { type ChildProcess, execFile } from 'node:child_process';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { introduce, type Migration, MigrationStanding, Vcpu, Vm } from '../../client/index.js';
-import { type CountingGuest, type Host, plainGuest, runWhile, startHost, upTo } from './migrating-guest.js';
+import { type CountingGuest, type Host, plainGuest, runWhile, sevGuest, startHost, upTo } from './migrating-guest.js';
 
 const PROGRAM = 'dist/client/cli/main.js';
+/** Of a guest's policy. */
+const NOSEND = 1 << 3;
 /** A page a second: no test waits for that. */
 const SLOWLY = ['--bandwidth', '4096'];
 
@@ -123,7 +125,25 @@ describe('simkvm, for guests that go to another host', () => {
 
   it('says beforehand whether it would be allowed', async () => {
     const { vm } = await plainGuest(here);
-    expect((await on(here, 'migrate', ...journey(vm.fd), '--dry-run')).stdout).toBe('it would be allowed\n');
+    expect(await on(here, 'migrate', ...journey(vm.fd), '--dry-run')).toMatchObject({ code: 0, stdout: 'it would be allowed\n' });
+  });
+
+  it('says beforehand what the firmware and the other daemon would say, and leaves nothing behind', async () => {
+    const sent = await sevGuest(here, NOSEND);
+    const refused = await on(here, 'migrate', ...journey(sent.vm.fd), '--dry-run');
+    expect(refused).toMatchObject({ code: 1, stderr: '' });
+    expect(refused.stdout).toMatch(/^it would be refused: EIO \(FIRMWARE_POLICY_FAILURE\)\n/);
+    expect(refused.stdout).toMatch(/^ {2}firmware: +0x7$/m);
+
+    await using stranger = await startHost();
+    const { vm } = await plainGuest(here);
+    const one = await on(here, 'migrate', ...journey(vm.fd, stranger), '--dry-run');
+    expect(one).toMatchObject({ code: 1, stdout: expect.stringContaining('EACCES (PEER_NOT_ALLOWED)') });
+    expect(one.stdout).toMatch(/^ {2}daemon: +this one$/m);
+    await on(here, 'migrations', 'allow', await fingerprintOf(stranger));
+    const other = await on(here, 'migrate', ...journey(vm.fd, stranger), '--dry-run');
+    expect(other.stdout).toMatch(new RegExp(`^  daemon: +${stranger.daemon.target}$`, 'm'));
+    expect(await stranger.simkvm.migrations.list()).toEqual([]);
   });
 
   it('gives one up on Ctrl-C, and on `migrations cancel`', async () => {

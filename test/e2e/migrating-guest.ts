@@ -64,14 +64,14 @@ export const plainGuest = async ({ process }: Pick<Host, 'process'>): Promise<Co
   return await counting(process, await kvm.createVm(), async () => {});
 };
 
-export const sevGuest = async ({ process }: Pick<Host, 'process'>): Promise<CountingGuest> => {
+export const sevGuest = async ({ process }: Pick<Host, 'process'>, policy = 0): Promise<CountingGuest> => {
   await using kvm = await process.openKvm();
   await using sev = await process.openSev();
   const vm = await kvm.createVm();
   await vm.sev.init();
   return await counting(process, vm, async (address) => {
     await vm.memoryEncryptRegRegion({ addr: address, size: MEMORY_BYTES });
-    await vm.sev.launchStart({ policy: 0 }, sev.fd);
+    await vm.sev.launchStart({ policy }, sev.fd);
     await vm.sev.launchUpdateData({ uaddr: address, len: MEMORY_BYTES });
     await vm.sev.launchMeasure({ len: 48 });
     await vm.sev.launchFinish();

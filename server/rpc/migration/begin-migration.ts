@@ -1,7 +1,15 @@
-import type { GuestDescriptionInit, MigrationLimits, MigrationPeer, VerdictInit } from '../../../gen/messages.js';
+import type {
+  GetIdentityResponse,
+  GuestDescriptionInit,
+  MigrationLimits,
+  MigrationPeer,
+  VerdictInit,
+} from '../../../gen/messages.js';
 import { MigrationService } from '../../../gen/services.js';
-import { type Failure, failed, type Result } from '../../kernel/failure.js';
+import { Failure, failed, type Result } from '../../kernel/failure.js';
+import { fingerprint } from '../../migration/identity.js';
 import { DaemonClient } from './daemon-client.js';
+import type { MigrationHost } from './migration-host.js';
 import type { Session } from './session.js';
 import type { Sessions } from './sessions.js';
 
@@ -71,12 +79,37 @@ export const summonSource = async (options: BeginOptions, fd: number | null): Pr
   return failure === null ? null : located(failure, 'from.address');
 };
 
-/** Whether the other daemon would receive such a guest. */
+/** What the other daemon says of a guest that is described to it. */
+export interface DestinationAnswer {
+  readonly verdict: VerdictInit | null;
+  /** What the guest's platform has to know of the other one. */
+  readonly target: Uint8Array;
+}
+
+/** EACCES: one of the two daemons does not know the other. */
+const checkAcquaintance = (
+  { identity, peers, unsealed }: MigrationHost,
+  address: string,
+  other: GetIdentityResponse,
+): Failure | null => {
+  const own = fingerprint(identity.publicKey);
+  const refuse = (daemon: string, unknown: string): Failure =>
+    new Failure('EACCES', 'PEER_NOT_ALLOWED', 'simkvmd', { daemon, peer: unknown, allowed: 'those of --peer and AllowPeer' });
+  if (unsealed) return null;
+  if (!peers.has(other.fingerprint)) return refuse('this one', other.fingerprint);
+  return other.peers.includes(own) ? null : refuse(address, own);
+};
+
+/** Whether the other daemon would receive such a guest from this one. EACCES, EHOSTUNREACH. */
 export const askDestination = async (
   { host: { migration } }: Sessions,
   { address, process }: MigrationPeer,
   validate: GuestDescriptionInit,
-): Promise<Result<VerdictInit | null>> => {
-  const answer = await new DaemonClient(migration, address).call(MigrationService.receiveVm, process, { validate });
-  return failed(answer) ? located(answer, 'to.address') : answer.verdict;
+): Promise<Result<DestinationAnswer>> => {
+  const daemon = new DaemonClient(migration, address);
+  const answer = await daemon.call(MigrationService.receiveVm, process, { validate });
+  if (failed(answer)) return located(answer, 'to.address');
+  const other = await daemon.call(MigrationService.getIdentity, process, {});
+  if (failed(other)) return located(other, 'to.address');
+  return checkAcquaintance(migration, address, other) ?? { verdict: answer.verdict, target: new Uint8Array(answer.target) };
 };

@@ -238,7 +238,10 @@ export const verdictOf = (refusal: Failure | null) =>
         errno_name: refusal.errno,
         reason: refusal.reason,
         kernel_ref: refusal.kernelRef,
-        details: { ...refusal.details },
+        details: {
+          ...refusal.details,
+          ...(refusal.fwError === undefined ? {} : { firmware: `0x${refusal.fwError.toString(16)}` }),
+        },
       };
 
 const PHYSICAL_BITS = 52n;

@@ -15,8 +15,8 @@ import type { Task } from '../../kernel/sched/task.js';
 import type { MightSleep } from '../../kernel/sched/wait.js';
 import { describeGuest, whyNotSent } from '../../migration/describe.js';
 import { fingerprint } from '../../migration/identity.js';
-import { whyNotReceived } from '../../migration/local-destination.js';
-import { whyNoPostCopy } from '../../migration/local-source.js';
+import { targetOf, whyNotReceived } from '../../migration/local-destination.js';
+import { whyNoPostCopy, whyTargetRefused } from '../../migration/local-source.js';
 import { because } from '../../migration/reason.js';
 import { outcomeOf } from '../await-outcome.js';
 import { type Caller, type Host, method, type Reply, refused, reply } from '../call.js';
@@ -81,12 +81,15 @@ function* validateSend(
   unfit: Failure | null,
   { to }: SendVmRequest,
 ): MightSleep<Reply<SendVmResponseInit>> {
-  const refusal = whyNotSent(vm) ?? unfit;
+  const refusal = whyNotSent(vm) ?? unfit ?? whyTargetRefused(vm, null);
   if (refusal !== null || to === null) return reply({ verdict: verdictOf(refusal) });
   const description = describeGuest(vm);
   if (failed(description)) return reply({ verdict: verdictOf(description) });
-  const verdict = yield* outcomeOf('SendVm', askDestination(sessions, to, guestDescriptionMessage(description)));
-  return failed(verdict) ? refused(verdict) : reply({ verdict });
+  const answer = yield* outcomeOf('SendVm', askDestination(sessions, to, guestDescriptionMessage(description)));
+  if (failed(answer)) return answer.errno === 'EACCES' ? reply({ verdict: verdictOf(answer) }) : refused(answer);
+  const { verdict, target } = answer;
+  // Much may have happened to the VM since.
+  return reply({ verdict: verdict?.allowed ? verdictOf(whyNotSent(vm) ?? whyTargetRefused(vm, target)) : verdict });
 }
 
 function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): MightSleep<Reply<SendVmResponseInit>> {
@@ -123,7 +126,9 @@ function* sendAnswer({ id, answer }: Session): MightSleep<Reply<SendVmResponseIn
 const validateReceive = (host: Host, message: NonNullable<ReceiveVmRequest['validate']>): Reply<ReceiveVmResponseInit> => {
   const description = guestDescriptionOf(message);
   if (failed(description)) return refused(description);
-  return reply({ verdict: verdictOf(whyNotReceived(host.kernel, description)) });
+  const target = targetOf(host.kernel, description);
+  const refusal = host.migration.ledger.unwritable ?? whyNotReceived(host.kernel, description) ?? target;
+  return failed(refusal) ? reply({ verdict: verdictOf(refusal) }) : reply({ verdict: verdictOf(null), target: refusal });
 };
 
 function* receiveVm(
@@ -142,6 +147,8 @@ function* receiveVm(
   if (from === null && from_fd !== null) return refused(noSource(from_fd));
   const { process } = current;
   const { ledger } = migration;
+  // Else it would be found out when all of the guest has been copied.
+  if (ledger.unwritable !== null) return refused(ledger.unwritable);
   const session = sessions.begin(id, process, (wiring) => createDestinationHalf({ ...wiring, kernel, process, ledger }));
   if (failed(session)) return refused(session);
   if (from === null) return reply({ session: session.id });

@@ -4,8 +4,10 @@ import type { Vm } from '../../../server/kernel/kvm/vm.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../../../server/kernel/uapi/x86-structs.js';
 import { describeGuest, whyNotSent } from '../../../server/migration/describe.js';
 import type { GuestDescription } from '../../../server/migration/guest.js';
+import { KINDS } from '../../../server/migration/kinds.js';
 import { whyNotReceived } from '../../../server/migration/local-destination.js';
-import { createSevRig } from '../kernel/kvm/svm/sev-rig.js';
+import { whyTargetRefused } from '../../../server/migration/local-source.js';
+import { createSevRig, type SevRig } from '../kernel/kvm/svm/sev-rig.js';
 import { createSnpGuest, createSnpHost } from '../kernel/kvm/svm/snp/snp-guest.js';
 import { Migration, plainGuest, sevGuest } from './two-hosts.js';
 
@@ -43,6 +45,47 @@ describe('a dry run on the source', () => {
     expect(rig.vmm.copy(mirror.fd, owner.fd)).toBe(0);
     expect(whyNotSent(owner.vm)).toMatchObject({ reason: 'VM_IS_MIRRORED' });
     expect(whyNotSent(mirror.vm)).toMatchObject({ reason: 'VM_IS_MIRRORED' });
+  });
+});
+
+describe("a dry run that asks the guest's platform", () => {
+  const NOSEND = 1 << 3;
+  const DOMAIN = 1 << 4;
+  const POLICY_FAILURE = 7;
+
+  /** What the platform of a host is to others. */
+  const targetOf = ({ host }: SevRig): Uint8Array => {
+    const target = KINDS.sev.target(host.kernel);
+    if (failed(target)) throw new Error(target.reason);
+    return target;
+  };
+
+  it('finds nothing against a guest that may go, which is as it was', () => {
+    const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there' })];
+    const guest = sevGuest(here);
+    const states = () => here.host.kernel.amd?.processor.guests();
+    const before = states();
+    expect([whyTargetRefused(guest.vm, targetOf(there)), whyTargetRefused(guest.vm, null)]).toEqual([null, null]);
+    expect(states()).toEqual(before);
+    expect(whyTargetRefused(plainGuest(here).vm, null)).toBeNull();
+    expect(new Migration(guest, there.vmm).run()).toBe('sent');
+  });
+
+  it.each([
+    ['NOSEND', NOSEND, true],
+    ['another owner', DOMAIN, false],
+  ])('is told of %s', (_what, policy, alreadyHere) => {
+    const [here, there] = [createSevRig({ seed: 'here' }), createSevRig({ seed: 'there' })];
+    const { vm } = sevGuest(here, policy);
+    const refusal = { errno: 'EIO', reason: 'FIRMWARE_POLICY_FAILURE', fwError: POLICY_FAILURE };
+    expect(whyTargetRefused(vm, targetOf(there))).toMatchObject(refusal);
+    if (alreadyHere) expect(whyTargetRefused(vm, null)).toMatchObject(refusal);
+    else expect(whyTargetRefused(vm, null)).toBeNull();
+  });
+
+  it('is told of a launch that is not over', () => {
+    const { vm } = createSevRig().vmm.createSevGuest();
+    expect(whyTargetRefused(vm, null)).toMatchObject({ reason: 'FIRMWARE_INVALID_GUEST_STATE' });
   });
 });
 

@@ -117,12 +117,15 @@ describe('a ledger in a file', () => {
     vi.mocked(fsyncSync).mockImplementationOnce(() => {
       throw new Error('EIO: i/o error');
     });
+    expect(ledger.unwritable).toBeNull();
     const unwritable = { errno: 'EIO', reason: 'LEDGER_UNWRITABLE', details: { path, message: 'EIO: i/o error' } };
     expect(ledger.record({ kind: 'committed', session: 'b' })).toMatchObject(unwritable);
     expect(ledger.hasCommitted('b')).toBe(false);
     expect(ledger.record({ kind: 'committed', session: 'c' })).toMatchObject(unwritable);
+    expect(ledger.unwritable).toMatchObject(unwritable);
     ledger.forget('a');
     const again = open();
+    expect(again.unwritable).toBeNull();
     expect([again.hasCommitted('a'), again.hasCommitted('b'), again.hasCommitted('c')]).toEqual([true, false, false]);
   });
 
