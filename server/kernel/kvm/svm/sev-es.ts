@@ -5,7 +5,7 @@ import { Failure } from '../../failure.js';
 import type { Task } from '../../sched/task.js';
 import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../uapi/constants.js';
 import { kvm_run__internal } from '../../uapi/kvm-run.js';
-import type { Vcpu } from '../vcpu.js';
+import { REQUEST, type Vcpu } from '../vcpu.js';
 import type { VendorExit } from '../x86/ops.js';
 import type { Turn } from '../x86/vcpu-arch.js';
 import { holdForSipi } from './ap-reset-hold.js';
@@ -109,6 +109,13 @@ const apJumpTableExit: GhcbHandler = (request) => {
   return request.info1 === 1n ? succeed(request, sev.apJumpTable) : reject(request, GHCB_ERR.INVALID_INPUT);
 };
 
+/** The CPU itself knows from IRET on that NMIs are open again, as those with virtual NMIs do: another one may be waiting. */
+const nmiCompleteExit: GhcbHandler = ({ vcpu }) => {
+  vcpu.arch.stat.nmi_window_exits++;
+  vcpu.request(REQUEST.EVENT);
+  return 'again';
+};
+
 const turnOf = (exit: VendorExit): Turn => {
   if (exit.kind === 'failed') return exit.failure;
   return exit.kind === 'handled' ? 'again' : 'to-user';
@@ -117,7 +124,7 @@ const turnOf = (exit: VendorExit): Turn => {
 const HANDLERS: ReadonlyMap<bigint, GhcbHandler> = new Map<bigint, GhcbHandler>([
   [GHCB_EXIT.MMIO_READ, mmioReadExit],
   [GHCB_EXIT.MMIO_WRITE, mmioWriteExit],
-  [GHCB_EXIT.NMI_COMPLETE, () => 'again'],
+  [GHCB_EXIT.NMI_COMPLETE, nmiCompleteExit],
   [GHCB_EXIT.AP_HLT_LOOP, ({ vcpu }) => turnOf(holdForSipi(vcpu, 'nae-event'))],
   [GHCB_EXIT.AP_JUMP_TABLE, apJumpTableExit],
   [GHCB_EXIT.HV_FEATURES, (request) => succeed(request, GHCB_HV_FT_SUPPORTED)],
@@ -186,6 +193,14 @@ const takeRequest = (module: SevModule, current: Task, vcpu: Vcpu, ghcb: Gpa, pa
   return request;
 };
 
+/** `sev_es_sync_to_ghcb`: whatever the request, the guest finds four registers declared in its block, as it left them or with results. */
+const syncRegisters = (page: Uint8Array, { rax, rbx, rcx, rdx }: GhcbRequest): void => {
+  setGhcbField(page, GHCB.rax, rax ?? 0n);
+  setGhcbField(page, GHCB.rbx, rbx ?? 0n);
+  setGhcbField(page, GHCB.rcx, rcx ?? 0n);
+  setGhcbField(page, GHCB.rdx, rdx ?? 0n);
+};
+
 /**
  * `sev_handle_vmgexit`: an encrypted guest asks the host for something. A GHCB that cannot be mapped, or none, resumes the
  * guest, which sees that nothing was done. EINVAL: an SNP guest uses a GHCB that it has not registered.
@@ -202,6 +217,7 @@ export const handleVmgexit = (module: SevModule, current: Task, vcpu: Vcpu): Tur
   const request = takeRequest(module, current, vcpu, address, page);
   if (isSevSnpGuest(vcpu.vm) && sevEs.ghcbRegisteredGpa !== ghcb)
     return new Failure('EINVAL', 'GHCB_NOT_REGISTERED', 'sev_handle_vmgexit', { ghcb: `0x${ghcb.toString(16)}` });
+  syncRegisters(page, request);
   if (reason !== null) return reject(request, reason);
   setGhcbField(page, GHCB.swExitInfo1, 0n);
   setGhcbField(page, GHCB.swExitInfo2, 0n);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { GHCB, GHCB_EXIT, ghcbMsrSevInfo } from '../../../../../server/hardware/amd/ghcb.js';
+import { GHCB, GHCB_EXIT, ghcbMsrSevInfo, isGhcbFieldValid } from '../../../../../server/hardware/amd/ghcb.js';
 import { SEV_FEATURE, VMSA } from '../../../../../server/hardware/amd/vmsa.js';
 import { SvmExitCode } from '../../../../../server/hardware/cpu/types.js';
 import { postMovePolicy } from '../../../../../server/kernel/kvm/post-move/index.js';
@@ -137,6 +137,26 @@ describe('what an SEV-ES guest asks for in its GHCB', () => {
     expect(run(guest)).toBe(KVM_EXIT.HLT);
     const page = ghcb(guest);
     expect([GHCB.rax, GHCB.rbx, GHCB.rcx, GHCB.rdx].map((field) => field.get(page))).toEqual([1n, 2n, 3n, 0xffff_ffffn]);
+  });
+
+  it('whatever is asked, four registers come back declared: as they were, or zero', () => {
+    const { guest } = start([{ code: GHCB_EXIT.HV_FEATURES, rax: 0x11n, rcx: 0x33n }]);
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    const page = ghcb(guest);
+    const registers = [GHCB.rax, GHCB.rbx, GHCB.rcx, GHCB.rdx];
+    expect(registers.map((field) => [isGhcbFieldValid(page, field), field.get(page)])).toEqual([
+      [true, 0x11n],
+      [true, 0n],
+      [true, 0x33n],
+      [true, 0n],
+    ]);
+    expect([GHCB.swScratch, GHCB.xcr0, GHCB.swExitCode].some((field) => isGhcbFieldValid(page, field))).toBe(false);
+  });
+
+  it('NMIs that are over are counted', () => {
+    const { guest } = start([{ code: GHCB_EXIT.NMI_COMPLETE }]);
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    expect(guest.vcpus[0]?.vcpu.arch.stat.nmi_window_exits).toBe(1);
   });
 
   it('the AP jump table is kept for the guest', () => {
