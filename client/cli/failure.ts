@@ -13,10 +13,12 @@ export const EXIT = {
 
 /** What a person may do about a failure, where something is known to help. */
 const advice = (error: KvmError): string | null => {
-  if (error.code === status.UNAVAILABLE) return 'start a host with `simkvmd`, or name another one with --target HOST:PORT';
+  if (error.code === status.UNAVAILABLE)
+    return 'start a host with `simkvmd`, or name another one with --target HOST:PORT; one that speaks TLS wants --tls-ca, --tls-cert and --tls-key';
   if (error.code === status.DEADLINE_EXCEEDED) return 'the host is there but has not answered in time; try again';
   if (error.deathCause?.kind === 'moved')
     return `the VM's context is in VM ${error.deathCause.toVmId} now; close this VM's descriptors, or choose another policy before a move`;
+  if (error.reason === 'NO_SUCH_MIGRATION') return 'see `simkvm migrations` for those that this host knows';
   if (error.errno === 'ENOENT') return 'see `simkvm vms` for the VMs that there are';
   return error.details.allowed === undefined ? null : `allowed: ${error.details.allowed}`;
 };

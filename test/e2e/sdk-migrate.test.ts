@@ -276,6 +276,30 @@ describe('hosts that speak TLS', () => {
   });
 
   it.each([
+    { here: 'one', there: null, refusal: { errno: 'EHOSTUNREACH', reason: 'DAEMON_SPEAKS_NO_TLS' } },
+    { here: null, there: 'one', refusal: { errno: 'EHOSTUNREACH', reason: 'DAEMON_SPEAKS_TLS' } },
+    { here: 'one', there: 'elsewhere', refusal: { errno: 'EACCES', reason: 'TLS_CERTIFICATE_REFUSED' } },
+  ])(
+    'say so where they do not speak the same way, or do not trust each other: $refusal.reason',
+    async ({ here, there, refusal }) => {
+      using authority = new Authority();
+      using elsewhere = new Authority();
+      const certified = { one: authority.certify('one'), elsewhere: elsewhere.certify('elsewhere') };
+      const argsOf = (name: string | null): readonly string[] => (name === 'one' || name === 'elsewhere' ? certified[name].args : []);
+      await using daemon = await startDaemon({ args: argsOf(here) });
+      await using other = await startDaemon({ args: argsOf(there) });
+      await using simkvm =
+        here === null ? await SimKvm.connect(daemon.target) : await connect(daemon.target, authority.certify('vmm'));
+      await using process = await simkvm.attach();
+      const { vm } = await plainGuest({ process });
+      const to = { address: other.target, process: '1' };
+      for (const push of [false, true]) await expect(migrate(vm, { to, push })).rejects.toMatchObject(refusal);
+      const foreseen = await validateMigration(vm, { to }).catch((error: unknown) => error);
+      expect(foreseen).toMatchObject({ reason: refusal.reason });
+    },
+  );
+
+  it.each([
     { how: 'pulled', push: false },
     { how: 'pushed', push: true },
   ])('move guests between them ($how), to and from those on the list only', async ({ push }) => {
@@ -292,7 +316,10 @@ describe('hosts that speak TLS', () => {
     await using to = await far.attach();
     await using toThird = await third.attach();
     const guest = await plainGuest({ process });
-    await expect(migrate(guest.vm, { to: toThird, push })).rejects.toMatchObject({ errno: 'EHOSTUNREACH' });
+    await expect(migrate(guest.vm, { to: toThird, push })).rejects.toMatchObject({
+      errno: 'EACCES',
+      reason: 'TLS_PEER_NOT_ALLOWED',
+    });
     const serial = await serialOf(guest, () => migrate(guest.vm, { to, push }));
     expect(serial).toEqual(upTo(serial.length));
   });

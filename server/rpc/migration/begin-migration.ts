@@ -12,6 +12,7 @@ import { DaemonClient } from './daemon-client.js';
 import type { MigrationHost } from './migration-host.js';
 import type { Session } from './session.js';
 import type { Sessions } from './sessions.js';
+import { explained } from './unreachable.js';
 
 /**
  * How one call on either side makes both halves of a session: the daemon that is called calls the other one. Bulk bytes flow
@@ -28,8 +29,11 @@ export interface BeginOptions {
   readonly streams: number;
 }
 
-const located = (failure: Failure, field: string): Failure =>
-  failure.errno === 'EHOSTUNREACH' ? failure.with({ field, allowed: 'a daemon that answers' }) : failure;
+/** What is wrong with the address that was given, where it is that. */
+const located = async ({ tls }: MigrationHost, failure: Failure, field: string): Promise<Failure> => {
+  const why = await explained(failure, tls !== null);
+  return why.errno === 'EHOSTUNREACH' ? why.with({ field }) : why;
+};
 
 /** Dials the other half; if that fails, the other daemon need not wait. */
 const dial = async ({ sessions, session, peer, streams }: BeginOptions): Promise<Failure | null> => {
@@ -55,7 +59,7 @@ export const summonDestination = async (options: BeginOptions, push: boolean): P
   // It has begun, and only its answer was lost: the session goes its own way.
   if (failed(waits) && session.met) return null;
   const failure = failed(waits) ? waits : await dial(options);
-  return failure === null ? null : located(failure, 'to.address');
+  return failure === null ? null : located(migration, failure, 'to.address');
 };
 
 /**
@@ -73,10 +77,11 @@ const tellSource = async ({ sessions, session, peer, limits }: BeginOptions, fd:
 /** Dials the source and pulls; with `fd` it is first told to send that VM of the process. */
 export const summonSource = async (options: BeginOptions, fd: number | null): Promise<Failure | null> => {
   const { sessions, session, peer } = options;
+  const { migration } = sessions.host;
   const refused = fd === null ? null : await tellSource(options, fd);
-  if (refused !== null) return located(refused, 'from.address');
+  if (refused !== null) return located(migration, refused, 'from.address');
   const failure = fd === null ? await session.dial(sessions.dialling(peer.address), options.streams) : await dial(options);
-  return failure === null ? null : located(failure, 'from.address');
+  return failure === null ? null : located(migration, failure, 'from.address');
 };
 
 /** What the other daemon says of a guest that is described to it. */
@@ -108,8 +113,8 @@ export const askDestination = async (
 ): Promise<Result<DestinationAnswer>> => {
   const daemon = new DaemonClient(migration, address);
   const answer = await daemon.call(MigrationService.receiveVm, process, { validate });
-  if (failed(answer)) return located(answer, 'to.address');
+  if (failed(answer)) return located(migration, answer, 'to.address');
   const other = await daemon.call(MigrationService.getIdentity, process, {});
-  if (failed(other)) return located(other, 'to.address');
+  if (failed(other)) return located(migration, other, 'to.address');
   return checkAcquaintance(migration, address, other) ?? { verdict: answer.verdict, target: new Uint8Array(answer.target) };
 };
