@@ -2,6 +2,7 @@ import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { registerLab } from '../lab/index.js';
 import { EXIT } from './failure.js';
 import { registerAttest } from './guest-owner/attest.js';
+import { registerCertificates } from './guest-owner/certificates.js';
 import { registerDigest } from './guest-owner/digest.js';
 import { registerSecret } from './guest-owner/secret.js';
 import { registerSession } from './guest-owner/session.js';
@@ -32,6 +33,7 @@ const createProgram = (console: Console): Command => {
   registerVms(program, console, vmId);
   registerMigrate(program, console);
   registerMigrations(program, console);
+  registerCertificates(program, console);
   registerAttest(program, console);
   registerSession(program, console);
   registerDigest(program, console);
