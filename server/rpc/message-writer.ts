@@ -31,7 +31,7 @@ export class MessageWriter {
   write(message: Pieces, sent: () => void = () => {}): boolean {
     const { stream } = this;
     this.unsent++;
-    stream.cork();
+    this.cork();
     stream.write(prefixOf(bytesOf(message)));
     for (const piece of message.slice(0, -1)) stream.write(piece);
     stream.write(message.at(-1) ?? Buffer.alloc(0), () => {
@@ -39,9 +39,16 @@ export class MessageWriter {
       sent();
       this.mayDrain();
     });
-    stream.uncork();
     this.isFull ||= this.unsent >= UNSENT_MAX;
     return !this.isFull;
+  }
+
+  /** What is written in one turn goes out at once: HTTP/2 would let the second message wait until the first has been sent. */
+  private cork(): void {
+    const { stream } = this;
+    if (stream.writableCorked > 0) return;
+    stream.cork();
+    process.nextTick(() => stream.uncork());
   }
 
   private mayDrain(): void {
