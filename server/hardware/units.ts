@@ -35,3 +35,9 @@ export const gpaToGfn = (address: Gpa): Gfn => gfn(Math.floor(address / PAGE_SIZ
 export const gfnToGpa = (frame: Gfn): Gpa => gpa(frame * PAGE_SIZE);
 export const pfnToHpa = (frame: Pfn): Hpa => hpa(frame * PAGE_SIZE);
 export const hpaToPfn = (address: Hpa): Pfn => pfn(Math.floor(address / PAGE_SIZE));
+
+/**
+ * The byte of its page that an address means: the kernel's `offset_in_page`. The remainder of a division would be the same, but
+ * one of floating point, for addresses have more than 31 bits.
+ */
+export const offsetInPage = (address: number): number => address & (PAGE_SIZE - 1);

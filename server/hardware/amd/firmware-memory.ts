@@ -1,5 +1,5 @@
 import type { Dram, Frame } from '../dram.js';
-import { hpa, hpaToPfn, PAGE_SIZE } from '../units.js';
+import { hpa, hpaToPfn, offsetInPage, PAGE_SIZE } from '../units.js';
 import type { EncryptionKey } from './memory-encryption.js';
 import type { Rmp } from './rmp.js';
 import { STATUS, type Status } from './status.js';
@@ -43,7 +43,7 @@ export class FirmwareMemory {
   read(address: number, length: number, key: EncryptionKey | null): Uint8Array | null {
     const frame = this.soleFrame(address, length);
     if (frame !== undefined) {
-      const offset = address % PAGE_SIZE;
+      const offset = offsetInPage(address);
       return frame.view(key).subarray(offset, offset + length);
     }
     const spans = this.spans(address, length);
@@ -80,7 +80,7 @@ export class FirmwareMemory {
   writeAllowed(address: number, bytes: Uint8Array, key: EncryptionKey | null): void {
     const sole = this.soleFrame(address, bytes.length);
     if (sole !== undefined) {
-      this.writeInFrame(sole, address % PAGE_SIZE, bytes, key);
+      this.writeInFrame(sole, offsetInPage(address), bytes, key);
       return;
     }
     let done = 0;
@@ -92,26 +92,28 @@ export class FirmwareMemory {
 
   /** Encrypts a range of whole blocks in place, if `checkWrite` allows it, and shows its plaintext to `inspect` piece by piece. */
   encryptInPlace(address: number, length: number, key: EncryptionKey, inspect: (plaintext: Uint8Array) => void): Status {
+    const sole = this.soleFrame(address, length);
+    if (sole !== undefined && !this.rmp.isActive) {
+      encryptPart(sole, offsetInPage(address), length, key, inspect);
+      return STATUS.SUCCESS;
+    }
     const status = this.checkWrite([address, length]);
     if (status !== STATUS.SUCCESS) return status;
-    const sole = this.soleFrame(address, length);
-    if (sole !== undefined) encryptPart(sole, address % PAGE_SIZE, length, key, inspect);
-    else
-      for (const { frame, offset, length: part } of this.spans(address, length) ?? [])
-        encryptPart(frame, offset, part, key, inspect);
+    for (const { frame, offset, length: part } of this.spans(address, length) ?? [])
+      encryptPart(frame, offset, part, key, inspect);
     return STATUS.SUCCESS;
   }
 
   /** The frame at a page-aligned address, for commands that check its state themselves. */
   frameAt(address: number): Frame | null {
     const start = withoutCBit(address);
-    return start >= C_BIT || start % PAGE_SIZE !== 0 ? null : (this.dram.at(hpaToPfn(hpa(start))) ?? null);
+    return start >= C_BIT || offsetInPage(start) !== 0 ? null : (this.dram.at(hpaToPfn(hpa(start))) ?? null);
   }
 
   /** The frame that holds a whole range, if one does and it is in use. */
   private soleFrame(address: number, length: number): Frame | undefined {
     const start = withoutCBit(address);
-    if (start >= C_BIT || (start % PAGE_SIZE) + length > PAGE_SIZE) return undefined;
+    if (start >= C_BIT || offsetInPage(start) + length > PAGE_SIZE) return undefined;
     return this.dram.at(hpaToPfn(hpa(start)));
   }
 
@@ -135,7 +137,7 @@ export class FirmwareMemory {
     for (let at = start; at < start + length; ) {
       const frame = this.dram.at(hpaToPfn(hpa(at)));
       if (frame === undefined) return null;
-      const offset = at % PAGE_SIZE;
+      const offset = offsetInPage(at);
       const part = Math.min(PAGE_SIZE - offset, start + length - at);
       spans.push({ frame, offset, length: part });
       at += part;
