@@ -1,7 +1,7 @@
 import { createCipheriv, createDecipheriv } from 'node:crypto';
 import type { MemoryKey } from '../dram.js';
 import type { Entropy } from '../entropy.js';
-import { type Hpa, PAGE_SIZE } from '../units.js';
+import { type Hpa, offsetInPage, PAGE_SIZE } from '../units.js';
 import { workPage } from './work-page.js';
 
 /** Bytes that one AES operation of the engine covers, and the granularity of every firmware command on guest memory. */
@@ -95,11 +95,11 @@ class XexKey implements EncryptionKey {
   ) {}
 
   sealPage(address: Hpa, bytes: Uint8Array): void {
-    this.seal(address, bytes);
+    this.convertInPage(this.schedule().seal, address, 0, bytes);
   }
 
   openPage(address: Hpa, bytes: Uint8Array): void {
-    this.open(address, bytes);
+    this.convertInPage(this.schedule().open, address, 0, bytes);
   }
 
   seal(address: Hpa, bytes: Uint8Array): void {
@@ -112,23 +112,24 @@ class XexKey implements EncryptionKey {
 
   private convert(ecb: Ecb, address: Hpa, bytes: Uint8Array): void {
     if (address % BLOCK_SIZE !== 0 || bytes.length % BLOCK_SIZE !== 0) throw new Error('the engine works on whole blocks');
-    const room = PAGE_SIZE - (address % PAGE_SIZE);
-    if (bytes.length <= room) this.convertInPage(ecb, address, bytes);
-    else
-      for (let at = 0, end = room; at < bytes.length; at = end, end += PAGE_SIZE)
-        this.convertInPage(ecb, address + at, bytes.subarray(at, end));
+    for (let at = 0; at < bytes.length; ) {
+      const begin = offsetInPage(address + at);
+      const part = bytes.subarray(at, at + PAGE_SIZE - begin);
+      this.convertInPage(ecb, address + at - begin, begin, part);
+      at += part.length;
+    }
   }
 
-  private convertInPage(ecb: Ecb, address: number, bytes: Uint8Array): void {
+  /** Blocks of the page at address `page`, of which the first begins at its byte `begin`. */
+  private convertInPage(ecb: Ecb, page: number, begin: number, bytes: Uint8Array): void {
     const { tweaks } = this;
-    const begin = address % PAGE_SIZE;
-    const end = begin + bytes.length;
-    const blocks = bytes.length === PAGE_SIZE ? workPage.bytes : workPage.bytes.subarray(begin, end);
-    workPage.loadTweaks(tweaks.inPage, tweaks.ofPage(address - begin));
+    const blocks = bytes.length === PAGE_SIZE ? workPage.bytes : workPage.bytes.subarray(begin, begin + bytes.length);
+    const ofPage = tweaks.ofPage(page);
+    workPage.loadTweaks(tweaks.inPage);
     blocks.set(bytes);
-    workPage.addTweaks(begin, end);
+    workPage.addTweaks(ofPage);
     blocks.set(ecb.update(blocks));
-    workPage.addTweaks(begin, end);
+    workPage.addTweaks(ofPage);
     bytes.set(blocks);
   }
 

@@ -6,38 +6,38 @@ const WORD_SIZE = 8;
 /** A page on which the memory encryption engine converts blocks; each stands where it stands in its own page. */
 interface WorkPage {
   readonly bytes: Uint8Array;
-  /**
-   * Takes copies of the tweaks of a page: of each block inside it (512 words of 64 bits, two for a block), and the two words
-   * which all its blocks have beside their own.
-   */
-  loadTweaks(inPage: BigUint64Array, ofPage: BigUint64Array): void;
-  /** Adds its tweak to each block from byte `begin` to byte `end`. */
-  addTweaks(begin: number, end: number): void;
+  /** Makes `addTweaks` add the tweaks that an engine has for the blocks inside a page: 512 words of 64 bits, two for a block. */
+  loadTweaks(inPage: BigUint64Array): void;
+  /** Adds its tweak to each block of the page: its own, and the two words which all blocks of the page have beside it. */
+  addTweaks(ofPage: BigUint64Array): void;
 }
 
 /**
- * Every conversion fills it anew and leaves nothing that another could see, so that one is enough for the engines of all hosts.
- * It is one, in a scope that is entered once, because only of such arrays V8 knows while it compiles where they are and how
- * long they are: a pass over a page takes 0.2 us, and three times that where each word is preceded by checks of both arrays.
+ * Every conversion fills what it uses of it anew and leaves nothing that another could see, so that one is enough for the engines
+ * of all hosts. It is one, in a scope that is entered once, because only of such arrays V8 knows while it compiles where they are
+ * and how long they are. A pass goes through the whole page, also for a few blocks: bounds that come from an address would make it
+ * count in floating point. It takes 0.2 us, and three times that where each word is preceded by checks of both arrays.
  */
 export const workPage: WorkPage = (() => {
-  const words = new BigUint64Array(PAGE_SIZE / WORD_SIZE);
-  const tweaks = new BigUint64Array(PAGE_SIZE / WORD_SIZE);
-  const common = new BigUint64Array(2);
+  // A constant of this scope, for V8 looks up imported ones in each turn of the loop.
+  const words = PAGE_SIZE / WORD_SIZE;
+  const page = new BigUint64Array(words);
+  const tweaks = new BigUint64Array(words);
+  /** Whose copy `tweaks` is: most pages are converted by the engine that has converted the one before. */
+  let loaded: BigUint64Array | null = null;
   return {
-    bytes: new Uint8Array(words.buffer),
-    loadTweaks: (inPage, ofPage) => {
+    bytes: new Uint8Array(page.buffer),
+    loadTweaks: (inPage) => {
+      if (inPage === loaded) return;
       tweaks.set(inPage);
-      common[0] = ofPage[0];
-      common[1] = ofPage[1];
+      loaded = inPage;
     },
-    addTweaks: (begin, end) => {
-      const low = common[0];
-      const high = common[1];
-      const last = end / WORD_SIZE;
-      for (let word = begin / WORD_SIZE; word < last; word += 2) {
-        words[word] ^= tweaks[word] ^ low;
-        words[word + 1] ^= tweaks[word + 1] ^ high;
+    addTweaks: (ofPage) => {
+      const low = ofPage[0];
+      const high = ofPage[1];
+      for (let word = 0; word < words; word += 2) {
+        page[word] ^= tweaks[word] ^ low;
+        page[word + 1] ^= tweaks[word + 1] ^ high;
       }
     },
   };

@@ -64,13 +64,15 @@ describe('the memory encryption engine', () => {
     before: fc.nat(20),
   });
 
+  /** Two engines with a key each. */
+  const [ours, theirs] = [createEntropy('ours'), createEntropy('theirs')].map((entropy) => {
+    const constants = Array.from({ length: 51 }, (_, bit) => (bit < 4 ? 0n : number(entropy.bytes(16))));
+    const words = new Map(constants.map((constant, bit) => [bit, new BigUint64Array(bytes(constant).buffer)]));
+    const key = entropy.bytes(16);
+    return { constants, key, subject: createMemoryEncryptionEngineWith(words).createKey('vek', key) };
+  });
+
   it('seals by the definition at any address, in any length, wherever the bytes lie, whoever else is at work', () => {
-    const [ours, theirs] = [createEntropy('ours'), createEntropy('theirs')].map((entropy) => {
-      const constants = Array.from({ length: 51 }, (_, bit) => (bit < 4 ? 0n : number(entropy.bytes(16))));
-      const words = new Map(constants.map((constant, bit) => [bit, new BigUint64Array(bytes(constant).buffer)]));
-      const key = entropy.bytes(16);
-      return { constants, key, subject: createMemoryEncryptionEngineWith(words).createKey('vek', key) };
-    });
     fc.assert(
       fc.property(ranges, ({ block, blocks, before }) => {
         for (const { constants, key, subject } of [ours, theirs, ours]) {
@@ -87,6 +89,22 @@ describe('the memory encryption engine', () => {
         }
       }),
       { numRuns: 30, examples: [[{ block: 0, blocks: 256, before: 0 }], [{ block: 255, blocks: 258, before: 3 }]] },
+    );
+  });
+
+  it('seals a page by the definition, whoever else is at work', () => {
+    fc.assert(
+      fc.property(fc.nat(2 ** 39 - 1), (page) => {
+        for (const { constants, key, subject } of [ours, theirs, ours]) {
+          const address = page * PAGE_SIZE;
+          const converted = pattern(PAGE_SIZE);
+          subject.sealPage(hpa(address), converted);
+          expect(hex(converted)).toBe(hex(sealByDefinition(key, constants, address, pattern(PAGE_SIZE))));
+          subject.openPage(hpa(address), converted);
+          expect(hex(converted)).toBe(hex(pattern(PAGE_SIZE)));
+        }
+      }),
+      { numRuns: 10, examples: [[0], [2 ** 39 - 1]] },
     );
   });
 
