@@ -112,7 +112,8 @@ export const snpLaunchFinish: SevHandler = function* snpLaunchFinish(call) {
   const unmeasured = yield* launchSaveAreas(call);
   if (unmeasured !== null) return unmeasured;
   const buffer = new Uint8Array(SNP_LAUNCH_FINISH.size);
-  let flags = params.vcek_disabled === 0 ? 0 : FINISH_FLAG.VCEK_DIS;
+  // The kernel puts the byte into a field of one bit.
+  let flags = (params.vcek_disabled & 1) === 0 ? 0 : FINISH_FLAG.VCEK_DIS;
   if (params.id_block_en !== 0) {
     const block = placeIdBlob(call, 0, 'id_block_uaddr', params.id_block_uaddr, ID_BLOCK.size);
     if (failed(block)) return block;

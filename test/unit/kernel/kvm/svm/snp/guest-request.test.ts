@@ -75,6 +75,19 @@ describe('a guest request', () => {
     expect(host.kernel.findings.all).toEqual([]);
   });
 
+  it.each([
+    [0, 0],
+    [1, 0x27],
+    [2, 0],
+    [3, 0x27],
+  ])('of a guest whose launch ended with vcek_disabled %i has the status %i: one bit counts', (vcekDisabled, status) => {
+    const { guest } = start([GUEST_REQUEST], { vcekDisabled });
+    askForReport(guest);
+    expect(run(guest)).toBe(KVM_EXIT.HLT);
+    const answer = openMessage(vmpck0(guest), guest.vmm.read(guest.address + RESPONSE_GPA, PAGE_SIZE));
+    expect(answer?.payload[0]).toBe(status);
+  });
+
   it('passes on what the firmware says to the guest', () => {
     const { guest } = start([GUEST_REQUEST]);
     askForReport(guest, 7n);

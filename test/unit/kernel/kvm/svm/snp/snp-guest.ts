@@ -128,6 +128,8 @@ export interface SnpGuestOptions {
   readonly certificates?: boolean;
   readonly irqchip?: boolean;
   readonly policy?: bigint;
+  /** `vcek_disabled` of KVM_SEV_SNP_LAUNCH_FINISH. */
+  readonly vcekDisabled?: number;
   /** KVM_CAP_EXIT_HYPERCALL. @default true */
   readonly hypercalls?: boolean;
 }
@@ -201,7 +203,8 @@ export const createSnpGuest = (vmm: Vmm, options: SnpGuestOptions): SnpGuest => 
   vmm.must(launchUpdate(vmm, fd, SECRETS_GPA, address + SECRETS_GPA, PAGE_SIZE, KVM_SEV_SNP_PAGE_TYPE.SECRETS));
   vmm.must(launchUpdate(vmm, fd, TEMPLATES, address + TEMPLATES, RAM_BYTES - TEMPLATES));
   for (const { fd: vcpuFd } of made) startLongMode(vmm, vcpuFd);
-  vmm.must(vmm.command(fd, 'SNP_LAUNCH_FINISH', kvm_sev_snp_launch_finish.encode({})));
+  const end = { vcek_disabled: options.vcekDisabled ?? 0 };
+  vmm.must(vmm.command(fd, 'SNP_LAUNCH_FINISH', kvm_sev_snp_launch_finish.encode(end)));
   return { vmm, fd, vm, vcpus: made, gmemFd, address, vcpuFd: first.fd, vcpu: first.vcpu };
 };
 
