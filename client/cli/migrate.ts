@@ -6,7 +6,7 @@ import type { ReceivedGuest } from '../received-guest.js';
 import type { SimKvm } from '../sim-kvm.js';
 import { Vm } from '../vm.js';
 import { EXIT } from './failure.js';
-import { progressLine, summary } from './migration-view.js';
+import { progressLines, summary } from './migration-view.js';
 import { type Console, connect, type GlobalOptions, hostAndPort, runCommand } from './session.js';
 
 /** The host's init process, which makes the calls of those that name no process. */
@@ -108,7 +108,7 @@ const move = async (simkvm: SimKvm, console: Console, options: Options): Promise
   }
   await using other = relay ? await connect(options, address) : null;
   const to: MigrateOptions['to'] = other === null ? end : other.actAs(toProcess);
-  const onProgress: MigrateOptions['onProgress'] = (migration) => console.status?.show(progressLine(migration));
+  const onProgress: MigrateOptions['onProgress'] = (migration) => console.status?.show(progressLines(migration));
   try {
     const moved = await interruptible((signal) => migrate(vm, { to, session, limits, push, relay, signal, onProgress }));
     const statistics = await moved.completed();

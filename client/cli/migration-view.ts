@@ -3,6 +3,7 @@ import { bytes, fields, hex, table } from './output.js';
 
 const PAGE_BYTES = 4096;
 const BAR_WIDTH = 24;
+const SHORT_BAR_WIDTH = 10;
 /** Digits of a fingerprint that tell a few daemons apart. */
 const FINGERPRINT_DIGITS = 12;
 
@@ -23,40 +24,59 @@ const shareSent = ({ pages_sent, pages_left }: MigrationProgress): number => {
   return sent + left === 0 ? 0 : sent / (sent + left);
 };
 
-const bar = (share: number): string => {
-  const full = Math.round(share * BAR_WIDTH);
-  return `[${'#'.repeat(full)}${'-'.repeat(BAR_WIDTH - full)}]`;
+/** How much room a line has. */
+interface Width {
+  /** Characters of the bar; 0: there is none. */
+  readonly bar: number;
+  /** Words are left out that a person can do without. */
+  readonly short: boolean;
+}
+
+const WIDTHS: readonly Width[] = [
+  { bar: BAR_WIDTH, short: false },
+  { bar: SHORT_BAR_WIDTH, short: true },
+  { bar: 0, short: true },
+];
+
+const bar = (share: number, width: number): string => {
+  const full = Math.round(share * width);
+  return width === 0 ? '' : `[${'#'.repeat(full)}${'-'.repeat(width - full)}] `;
 };
 
-/** How far a migration is, in one line: what matters most comes first, for a narrow terminal cuts the rest. */
-export const progressLine = (migration: Migration): string => {
-  const { phase, progress, connected, waits_for } = migration;
-  if (progress === null) return phase;
-  const notConnected = connected ? [] : ['not connected'];
+const speed = ({ bytes_per_second }: MigrationProgress, digits = 1): string => `${(bytes_per_second / 1e6).toFixed(digits)} MB/s`;
+
+const copyParts = (phase: string, progress: MigrationProgress, { bar: width, short }: Width): string[] => {
+  const { round, pages_sent, pages_left, dirty_pages_per_second, throttle_percent } = progress;
   const share = shareSent(progress);
-  // The guest runs at the destination already.
-  if (phase === 'serving' || phase === 'fetching') return [...postCopyParts(phase, progress), ...notConnected].join('  ');
-  if (waits_for !== '') return [`${phase}: waits for ${waits_for}`, ...notConnected].join('  ');
-  const parts = [
-    `${phase} ${bar(share)} ${(share * 100).toFixed(0).padStart(3)} %`,
-    `round ${progress.round}`,
-    `${progress.pages_sent} pages sent, ${progress.pages_left} left`,
-    `${(progress.bytes_per_second / 1e6).toFixed(1)} MB/s`,
-    `dirty ${whole(progress.dirty_pages_per_second)} pages/s`,
-    `downtime ${milliseconds(progress.downtime_ms || progress.expected_downtime_ms)}`,
+  const downtime = milliseconds(progress.downtime_ms || progress.expected_downtime_ms);
+  return [
+    `${phase} ${bar(share, width)}${(share * 100).toFixed(0).padStart(short ? 0 : 3)} %`,
+    short ? `r${round}` : `round ${round}`,
+    short ? `${pages_sent} sent, ${pages_left} left` : `${pages_sent} pages sent, ${pages_left} left`,
+    speed(progress, short ? 0 : 1),
+    `dirty ${whole(dirty_pages_per_second)}${short ? '/s' : ' pages/s'}`,
+    `${short ? 'down' : 'downtime'} ${downtime}`,
+    ...(throttle_percent > 0 ? [`throttled ${throttle_percent} %`] : []),
   ];
-  if (progress.throttle_percent > 0) parts.push(`throttled ${progress.throttle_percent} %`);
-  return [...parts, ...notConnected].join('  ');
 };
 
-const postCopyParts = (phase: string, progress: MigrationProgress): string[] => [
-  `${phase} ${bar(shareSent(progress))}`,
+/** The guest runs at the destination already. */
+const postCopyParts = (phase: string, progress: MigrationProgress, { bar: width }: Width): string[] => [
+  `${phase} ${bar(shareSent(progress), width)}`.trimEnd(),
   `${progress.pages_left} pages owed`,
   `${progress.faults_served} ${phase === 'serving' ? 'wanted and sent first' : 'waited for'}`,
-  ...(phase === 'serving'
-    ? [`${(progress.bytes_per_second / 1e6).toFixed(1)} MB/s`, `stopped for ${milliseconds(progress.downtime_ms)}`]
-    : []),
+  ...(phase === 'serving' ? [speed(progress), `stopped for ${milliseconds(progress.downtime_ms)}`] : []),
 ];
+
+const partsOf = ({ phase, progress, waits_for }: Migration, width: Width): string[] => {
+  if (progress === null) return [phase];
+  if (phase === 'serving' || phase === 'fetching') return postCopyParts(phase, progress, width);
+  return waits_for === '' ? copyParts(phase, progress, width) : [`${phase}: waits for ${waits_for}`];
+};
+
+/** How far a migration is, in one line: for wide terminals first, then for narrower ones. */
+export const progressLines = (migration: Migration): readonly string[] =>
+  WIDTHS.map((width) => [...partsOf(migration, width), ...(migration.connected ? [] : ['not connected'])].join('  '));
 
 /** What a guest's move came to. */
 export const summary = (session: string, { round, pages_sent, bytes_sent, downtime_ms }: MigrationProgress): string =>
@@ -143,7 +163,7 @@ export const renderMigration = (migration: Migration): string => {
       ['pages sent', progress.pages_sent],
       ['pages left', progress.pages_left],
       ['bytes sent', bytes(progress.bytes_sent)],
-      ['speed', `${(progress.bytes_per_second / 1e6).toFixed(1)} MB/s`],
+      ['speed', speed(progress)],
       ['dirty rate', `${whole(progress.dirty_pages_per_second)} pages/s`],
       ['downtime', `${milliseconds(progress.downtime_ms)}, expected ${milliseconds(progress.expected_downtime_ms)}`],
       ['throttled', `${progress.throttle_percent} %`],

@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import type { GetIdentityResponse, Migration } from '../../gen/messages.js';
 import type { Decision } from '../migrations.js';
-import { progressLine, renderMigration, renderMigrations } from './migration-view.js';
+import { progressLines, renderMigration, renderMigrations } from './migration-view.js';
 import { fields } from './output.js';
 import { type Console, type GlobalOptions, runCommand } from './session.js';
 
@@ -43,7 +43,7 @@ export const registerMigrations = (program: Command, console: Console): void => 
           let last: Migration | null = null;
           for await (const migration of simkvm.migrations.watch(session)) {
             last = migration;
-            console.status?.show(progressLine(migration));
+            console.status?.show(progressLines(migration));
           }
           console.status?.clear();
           return last ?? simkvm.migrations.get(session);

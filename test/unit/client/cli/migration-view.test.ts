@@ -1,5 +1,7 @@
+import { PassThrough } from 'node:stream';
 import { describe, expect, it } from 'vitest';
-import { progressLine, renderMigration, renderMigrations, summary } from '../../../../client/cli/migration-view.js';
+import { progressLines, renderMigration, renderMigrations, summary } from '../../../../client/cli/migration-view.js';
+import { terminalStatusLine } from '../../../../client/cli/status-line.js';
 import {
   Migration,
   MigrationHalf,
@@ -25,6 +27,9 @@ const migrationOf = (init: MigrationInit): Migration =>
     }).finish(),
   );
 
+/** As a wide terminal has it. */
+const progressLine = (migration: Migration): string => progressLines(migration)[0] ?? '';
+
 describe('the line of a migration that is under way', () => {
   it('has round, pages, speed, dirty rate and expected downtime', () => {
     const progress = {
@@ -38,6 +43,27 @@ describe('the line of a migration that is under way', () => {
     expect(progressLine(migrationOf({ phase: 'copying', progress }))).toBe(
       'copying [##################------]  75 %  round 2  300 pages sent, 100 left  210.3 MB/s  dirty 12,345 pages/s  downtime 12 ms',
     );
+  });
+
+  it('fits into a terminal of 80 columns, with the same in it', () => {
+    const progress = {
+      round: 2,
+      pages_sent: 30_000,
+      pages_left: 10_000,
+      bytes_per_second: 210.3e6,
+      dirty_pages_per_second: 12_345,
+      expected_downtime_ms: 12.4,
+    };
+    expect(progressLines(migrationOf({ phase: 'copying', progress })).map((line) => [line.length < 80, line])).toEqual([
+      [false, expect.stringMatching(/^copying \[##########/)],
+      [false, expect.stringMatching(/^copying \[########--\] 75 %/)],
+      [true, 'copying 75 %  r2  30000 sent, 10000 left  210 MB/s  dirty 12,345/s  down 12 ms'],
+    ]);
+  });
+
+  it('says what the migration waits for', () => {
+    const waiting = migrationOf({ phase: 'stopping', waits_for: 'the VMM', connected: false, progress: {} });
+    expect(progressLine(waiting)).toBe('stopping: waits for the VMM  not connected');
   });
 
   it('says that the vCPUs are slowed down, and that the link is lost', () => {
@@ -66,6 +92,28 @@ describe('the line of a migration that is under way', () => {
     expect(progressLine(migrationOf({ phase: 'negotiating', progress: {} }))).toContain(
       'negotiating [------------------------]   0 %',
     );
+  });
+});
+
+describe('the last line of a terminal', () => {
+  const written = (columns: number | undefined, forms: readonly string[]): string => {
+    const stream = Object.assign(new PassThrough(), { isTTY: true, columns });
+    terminalStatusLine(stream)?.show(forms);
+    return String(stream.read()).slice('\r\u001b[2K'.length);
+  };
+  const FORMS = ['a'.repeat(100), 'b'.repeat(50), 'c'.repeat(20)];
+
+  it('shows the first form that fits, or what fits of the last', () => {
+    expect([200, 100, undefined, 10].map((columns) => written(columns, FORMS))).toEqual([
+      'a'.repeat(100),
+      'b'.repeat(50),
+      'b'.repeat(50),
+      'c'.repeat(9),
+    ]);
+  });
+
+  it('is not there where nobody looks', () => {
+    expect(terminalStatusLine(Object.assign(new PassThrough(), { isTTY: false }))).toBeNull();
   });
 });
 
