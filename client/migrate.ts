@@ -130,7 +130,7 @@ export interface ReceiveOptions extends SessionOptions {
 
 /**
  * ReceiveVm: begins to receive a VM into `process`, and gives the session's number.
- * @throws KvmError EINVAL, EEXIST (there is such a session), EACCES (the peer is not on the list), EHOSTUNREACH
+ * @throws KvmError EINVAL, EEXIST (there is such a session, and not from there), EACCES (the peer is not on the list), EHOSTUNREACH
  */
 export const receiveVm = async (process: Process, { session, from, vm, limits }: ReceiveOptions = {}): Promise<string> => {
   const request = {

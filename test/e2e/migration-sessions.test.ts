@@ -134,6 +134,26 @@ describe('a session', () => {
     await nothingLeft(here, there);
   });
 
+  it('is received once, however often its process says so, and from one place', async () => {
+    await using hosts = await startHosts();
+    const { here, there } = hosts;
+    const guest = await plainGuest(here);
+    const request = { session: 'received', from: here.process, vm: guest.vm };
+    const answers = [receiveVm(there.process, request), receiveVm(there.process, request)];
+    expect(await Promise.all(answers)).toEqual(['received', 'received']);
+    expect(await receiveVm(there.process, request)).toBe('received');
+    expect(await receiveVm(there.process, { session: 'received' })).toBe('received');
+    await using other = await there.simkvm.attach();
+    const exists = { errno: 'EEXIST', reason: 'SESSION_EXISTS' };
+    await expect(receiveVm(other, request)).rejects.toMatchObject(exists);
+    await expect(receiveVm(there.process, { ...request, from: { address: '127.0.0.1:1', process: '1' } })).rejects.toMatchObject(
+      exists,
+    );
+    for await (const { closed } of there.simkvm.migrations.watch('received')) if (closed) break;
+    expect((await there.simkvm.migrations.list()).map(({ session }) => session)).toEqual(['received']);
+    expect(await receiveVm(there.process, request)).toBe('received');
+  });
+
   it('is listed and watched on both hosts', async () => {
     await using hosts = await startHosts();
     const { here, there } = hosts;

@@ -57,7 +57,7 @@ export const summonDestination = async (options: BeginOptions, push: boolean): P
   }
   const waits = await daemon.call(MigrationService.receiveVm, peer.process, { session: session.id });
   // It has begun, and only its answer was lost: the session goes its own way.
-  if (failed(waits) && session.met) return null;
+  if (session.met) return null;
   const failure = failed(waits) ? waits : await dial(options);
   return failure === null ? null : located(migration, failure, 'to.address');
 };

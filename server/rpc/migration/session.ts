@@ -55,6 +55,8 @@ export class Session implements StreamOwner {
   met = false;
   /** What the call that began it is told, for whoever makes it again: its answer may have been lost. */
   answer: Promise<Failure | null> = Promise.resolve(null);
+  /** Where it was told to get the guest from, for whoever says so again; null: it was not told. */
+  origin: string | null = null;
   /** How the other daemon can be dialled, once it has said so; it is, when it has been away for long. */
   dialBack: OpenStream | null = null;
   private readonly kernel: Kernel;

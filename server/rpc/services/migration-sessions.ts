@@ -147,16 +147,27 @@ function* receiveVm(
   if (from === null && from_fd !== null) return refused(noSource(from_fd));
   const { process } = current;
   const { ledger } = migration;
+  const origin = from === null ? null : [address, from.process, from_fd].join(' ');
+  const earlier = id === null ? undefined : sessions.get(id);
+  if (earlier?.half.role === 'destination' && earlier.process === process && (origin === null || earlier.origin === origin))
+    return yield* receiveAnswer(earlier);
   // Else it would be found out when all of the guest has been copied.
   if (ledger.unwritable !== null) return refused(ledger.unwritable);
   const session = sessions.begin(id, process, (wiring) => createDestinationHalf({ ...wiring, kernel, process, ledger }));
   if (failed(session)) return refused(session);
   if (from === null) return reply({ session: session.id });
   const options = { sessions, session, peer: { ...from, address }, limits, streams: wanted.streams };
-  const failure = yield* outcomeOf('ReceiveVm', summonSource(options, from_fd));
-  if (failure === null) return reply({ session: session.id });
-  sessions.drop(session, failure);
-  return refused(failure);
+  session.origin = origin;
+  session.answer = summonSource(options, from_fd);
+  const answer = yield* receiveAnswer(session);
+  if (answer.failure !== null) sessions.drop(session, answer.failure);
+  return answer;
+}
+
+/** The answer to a ReceiveVm, however often it is asked for. */
+function* receiveAnswer({ id, answer }: Session): MightSleep<Reply<ReceiveVmResponseInit>> {
+  const failure = yield* outcomeOf('ReceiveVm', answer);
+  return failure === null ? reply({ session: id }) : refused(failure);
 }
 
 const noSource = (fd: number): Failure =>
