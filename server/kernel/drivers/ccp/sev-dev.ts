@@ -1,4 +1,5 @@
 import { GET_ID, PDH_CERT_EXPORT, PEK_CERT_IMPORT, PEK_CSR, PLATFORM_STATUS } from '../../../hardware/amd/command-buffers.js';
+import type { CommandName } from '../../../hardware/amd/command-ids.js';
 import { SNP_COMMIT, SNP_PLATFORM_STATUS, SNP_VLEK_LOAD } from '../../../hardware/amd/snp/command-buffers.js';
 import { STATUS } from '../../../hardware/amd/status.js';
 import { Failure, failed, type Result } from '../../failure.js';
@@ -9,7 +10,6 @@ import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
 import { IOCTL } from '../../uapi/ioctls.js';
 import {
-  SEV_RET_NO_FW_CALL,
   SEV_USER_CMD,
   SNP_WRAPPED_VLEK_HASHSTICK_SIZE,
   sev_issue_cmd,
@@ -34,9 +34,18 @@ interface Call {
   /** User address of the command's own structure. */
   readonly data: bigint;
   readonly writable: boolean;
+  /** What the firmware said last; until it has been called, what userspace has put there. */
+  error: number;
 }
 
 type Handler = (call: Call) => Failure | null;
+
+/** `__sev_do_cmd_locked` with the caller's `error`. */
+const run = (call: Call, name: CommandName, buffer: Uint8Array | null, kernelRef: string): Failure | null => {
+  const refused = call.psp.run(name, buffer, kernelRef);
+  call.error = refused?.fwError ?? STATUS.SUCCESS;
+  return refused;
+};
 
 const invalid = (reason: string, kernelRef: string, field: string, given: number): Failure =>
   new Failure('EINVAL', reason, kernelRef, { field, given: String(given) });
@@ -44,29 +53,35 @@ const invalid = (reason: string, kernelRef: string, field: string, given: number
 const readOnly = (kernelRef: string): Failure =>
   new Failure('EPERM', 'SEV_FD_READ_ONLY', kernelRef, { expected: 'open for writing' });
 
-const factoryReset: Handler = ({ psp, writable }) => {
-  if (!writable) return readOnly('sev_ioctl_do_reset');
-  if (psp.platformState === 'working')
-    return new Failure('EBUSY', 'PLATFORM_WORKING', 'sev_ioctl_do_reset', { state: psp.platformState });
+const factoryReset: Handler = (call) => {
+  const kernelRef = 'sev_ioctl_do_reset';
+  const { psp, writable } = call;
+  if (!writable) return readOnly(kernelRef);
+  const unknown = run(call, 'PLATFORM_STATUS', new Uint8Array(PLATFORM_STATUS.size), kernelRef);
+  if (unknown !== null) return unknown;
+  if (psp.platformState === 'working') return new Failure('EBUSY', 'PLATFORM_WORKING', kernelRef, { state: psp.platformState });
   if (psp.platformState === 'init') psp.command('SHUTDOWN');
-  return psp.run('PLATFORM_RESET', null, 'sev_ioctl_do_reset');
+  return run(call, 'PLATFORM_RESET', null, kernelRef);
 };
 
-const platformStatus: Handler = ({ psp, user, data }) => {
+const platformStatus: Handler = (call) => {
   const buffer = new Uint8Array(PLATFORM_STATUS.size);
   return (
-    psp.run('PLATFORM_STATUS', buffer, 'sev_ioctl_do_platform_status') ??
-    user.copyOut(data, buffer.subarray(0, sev_user_data_status.size))
+    run(call, 'PLATFORM_STATUS', buffer, 'sev_ioctl_do_platform_status') ??
+    call.user.copyOut(call.data, buffer.subarray(0, sev_user_data_status.size))
   );
 };
 
 /** PEK_GEN and PDH_GEN. */
 const generate =
   (command: 'PEK_GEN' | 'PDH_GEN'): Handler =>
-  ({ psp, writable }) =>
-    writable ? psp.withPlatform(() => psp.run(command, null, 'sev_ioctl_do_pek_pdh_gen')) : readOnly('sev_ioctl_do_pek_pdh_gen');
+  (call) => {
+    const kernelRef = 'sev_ioctl_do_pek_pdh_gen';
+    return call.writable ? call.psp.withPlatform(() => run(call, command, null, kernelRef)) : readOnly(kernelRef);
+  };
 
-const pekCsr: Handler = ({ psp, user, data, writable }) => {
+const pekCsr: Handler = (call) => {
+  const { psp, user, data, writable } = call;
   const kernelRef = 'sev_ioctl_do_pek_csr';
   if (!writable) return readOnly(kernelRef);
   const bytes = user.copyIn(data, sev_user_data_pek_csr.size);
@@ -82,7 +97,7 @@ const pekCsr: Handler = ({ psp, user, data, writable }) => {
       PEK_CSR.csrPaddr.set(buffer, blob);
       PEK_CSR.csrLength.set(buffer, given.length);
     }
-    const refused = psp.run('PEK_CSR', buffer, kernelRef);
+    const refused = run(call, 'PEK_CSR', buffer, kernelRef);
     const length = PEK_CSR.csrLength.get(buffer);
     const copied = user.copyOut(data, sev_user_data_pek_csr.encode({ address: given.address, length }));
     if (copied !== null) return copied;
@@ -90,16 +105,17 @@ const pekCsr: Handler = ({ psp, user, data, writable }) => {
   });
 };
 
-const pdhCertExport: Handler = ({ psp, user, data, writable }) => {
+const pdhCertExport: Handler = (call) => {
+  const { psp, user, data, writable } = call;
   const kernelRef = 'sev_ioctl_do_pdh_export';
-  if (psp.platformState === 'uninit' && !writable) return readOnly(kernelRef);
   const bytes = user.copyIn(data, sev_user_data_pdh_cert_export.size);
   if (failed(bytes)) return bytes;
   const given = sev_user_data_pdh_cert_export.decode(bytes);
   const lengths = [given.pdh_cert_len, given.cert_chain_len];
-  const query = given.pdh_cert_address === 0n || given.cert_chain_address === 0n || lengths.includes(0);
+  const query = given.pdh_cert_address === 0n || given.pdh_cert_len === 0 || given.cert_chain_address === 0n;
   if (!query && lengths.some((length) => length > SEV_FW_BLOB_MAX_SIZE))
     return new Failure('EFAULT', 'CERTIFICATE_LENGTH', kernelRef, { given: lengths.join(',') });
+  if (psp.platformState === 'uninit' && !writable) return readOnly(kernelRef);
   return psp.withPlatform(() => {
     const buffer = new Uint8Array(PDH_CERT_EXPORT.size);
     if (!query) {
@@ -108,7 +124,7 @@ const pdhCertExport: Handler = ({ psp, user, data, writable }) => {
       PDH_CERT_EXPORT.certsPaddr.set(buffer, psp.buffers.blob(1));
       PDH_CERT_EXPORT.certsLength.set(buffer, given.cert_chain_len);
     }
-    const refused = psp.run('PDH_CERT_EXPORT', buffer, kernelRef);
+    const refused = run(call, 'PDH_CERT_EXPORT', buffer, kernelRef);
     const pdhLength = PDH_CERT_EXPORT.pdhCertLength.get(buffer);
     const chainLength = PDH_CERT_EXPORT.certsLength.get(buffer);
     const lengthsOut = { ...given, pdh_cert_len: pdhLength, cert_chain_len: chainLength };
@@ -121,7 +137,8 @@ const pdhCertExport: Handler = ({ psp, user, data, writable }) => {
   });
 };
 
-const pekCertImport: Handler = ({ psp, user, data, writable }) => {
+const pekCertImport: Handler = (call) => {
+  const { psp, user, data, writable } = call;
   const kernelRef = 'sev_ioctl_do_pek_import';
   if (!writable) return readOnly(kernelRef);
   const bytes = user.copyIn(data, sev_user_data_pek_cert_import.size);
@@ -139,30 +156,32 @@ const pekCertImport: Handler = ({ psp, user, data, writable }) => {
     PEK_CERT_IMPORT.pekCertLength.set(buffer, pek.length);
     PEK_CERT_IMPORT.ocaCertPaddr.set(buffer, psp.buffers.blob(1));
     PEK_CERT_IMPORT.ocaCertLength.set(buffer, oca.length);
-    return psp.run('PEK_CERT_IMPORT', buffer, kernelRef);
+    return run(call, 'PEK_CERT_IMPORT', buffer, kernelRef);
   });
 };
 
 /** Issues GET_ID for `length` bytes of identity. */
-const readId = (psp: Psp, length: number, kernelRef: string): { refused: Failure | null; length: number; id: Uint8Array } => {
+const readId = (call: Call, length: number, kernelRef: string): { refused: Failure | null; length: number; id: Uint8Array } => {
+  const { buffers } = call.psp;
   const buffer = new Uint8Array(GET_ID.size);
   if (length > 0) {
-    GET_ID.idPaddr.set(buffer, psp.buffers.blob(0));
+    GET_ID.idPaddr.set(buffer, buffers.blob(0));
     GET_ID.idLength.set(buffer, length);
   }
-  const refused = psp.run('GET_ID', buffer, kernelRef);
+  const refused = run(call, 'GET_ID', buffer, kernelRef);
   const needed = GET_ID.idLength.get(buffer);
-  return { refused, length: needed, id: refused === null ? psp.buffers.read(psp.buffers.blob(0), needed) : new Uint8Array(0) };
+  return { refused, length: needed, id: refused === null ? buffers.read(buffers.blob(0), needed) : new Uint8Array(0) };
 };
 
-/** Deprecated: two identities of fixed length, the second zero on a host with one socket. */
-const getId: Handler = ({ psp, user, data }) => {
-  const { refused, id } = readId(psp, sev_user_data_get_id.size, 'sev_ioctl_do_get_id');
-  return refused ?? user.copyOut(data, sev_user_data_get_id.encode({ socket1: id }));
+/** Deprecated: room for the identities of two sockets, of which as many are written as there are. */
+const getId: Handler = (call) => {
+  const { refused, id } = readId(call, sev_user_data_get_id.size, 'sev_ioctl_do_get_id');
+  return refused ?? call.user.copyOut(call.data, id);
 };
 
 /** How long an identity may be is not for software to assume. */
-const getId2: Handler = ({ psp, user, data }) => {
+const getId2: Handler = (call) => {
+  const { user, data } = call;
   const kernelRef = 'sev_ioctl_do_get_id2';
   const bytes = user.copyIn(data, sev_user_data_get_id2.size);
   if (failed(bytes)) return bytes;
@@ -170,7 +189,7 @@ const getId2: Handler = ({ psp, user, data }) => {
   if (given.address !== 0n && given.length > KMALLOC_MAX_SIZE)
     return new Failure('ENOMEM', 'ID_LENGTH', kernelRef, { field: 'length', given: String(given.length) });
   const room = Math.min(given.length, SEV_FW_BLOB_MAX_SIZE);
-  const { refused, length, id } = readId(psp, given.address === 0n ? 0 : room, kernelRef);
+  const { refused, length, id } = readId(call, given.address === 0n ? 0 : room, kernelRef);
   return (
     user.copyOut(data, sev_user_data_get_id2.encode({ address: given.address, length })) ??
     refused ??
@@ -185,7 +204,8 @@ const noStructure = (kernelRef: string): Failure =>
   new Failure('EINVAL', 'NO_STRUCTURE', kernelRef, { field: 'data', given: '0' });
 
 /** SNP_PLATFORM_STATUS, legal in every state. While SNP is initialised the page that the firmware writes to must be its own. */
-const snpPlatformStatus: Handler = ({ psp, user, data }) => {
+const snpPlatformStatus: Handler = (call) => {
+  const { psp, user, data } = call;
   const kernelRef = 'sev_ioctl_do_snp_platform_status';
   if (data === 0n) return noStructure(kernelRef);
   const page = psp.buffers.blobPage(0);
@@ -193,33 +213,36 @@ const snpPlatformStatus: Handler = ({ psp, user, data }) => {
   if (owner?.markFirmware(page) === false) return new Failure('EFAULT', 'RMPUPDATE_FAILED', kernelRef);
   const buffer = new Uint8Array(SNP_PLATFORM_STATUS.size);
   SNP_PLATFORM_STATUS.statusPaddr.set(buffer, page.hpa);
-  const refused = psp.run('SNP_PLATFORM_STATUS', buffer, kernelRef);
+  const refused = run(call, 'SNP_PLATFORM_STATUS', buffer, kernelRef);
   if (owner?.reclaim(page) === false) return new Failure('EFAULT', 'PAGE_NOT_RECLAIMED', kernelRef);
   return refused ?? user.copyOut(data, psp.buffers.read(psp.buffers.blob(0), sev_user_data_snp_status.size));
 };
 
-const snpCommit: Handler = ({ psp }) => {
+const snpCommit: Handler = (call) => {
+  const { psp } = call;
   const kernelRef = 'sev_ioctl_do_snp_commit';
   if (psp.snp === null) return noSnp(kernelRef);
   return psp.snp.withInit(() => {
     const buffer = new Uint8Array(SNP_COMMIT.size);
     SNP_COMMIT.length.set(buffer, SNP_COMMIT.size);
-    return psp.run('SNP_COMMIT', buffer, kernelRef);
+    return run(call, 'SNP_COMMIT', buffer, kernelRef);
   });
 };
 
 /** SNP_SET_CONFIG: the structure is the firmware's command buffer, reserved bytes included. */
-const snpSetConfig: Handler = ({ psp, user, data, writable }) => {
+const snpSetConfig: Handler = (call) => {
+  const { psp, user, data, writable } = call;
   const kernelRef = 'sev_ioctl_do_snp_set_config';
   if (data === 0n) return noStructure(kernelRef);
   if (!writable) return readOnly(kernelRef);
   const config = user.copyIn(data, sev_user_data_snp_config.size);
   if (failed(config)) return config;
   if (psp.snp === null) return noSnp(kernelRef);
-  return psp.snp.withInit(() => psp.run('SNP_CONFIG', config, kernelRef));
+  return psp.snp.withInit(() => run(call, 'SNP_CONFIG', config, kernelRef));
 };
 
-const snpVlekLoad: Handler = ({ psp, user, data, writable }) => {
+const snpVlekLoad: Handler = (call) => {
+  const { psp, user, data, writable } = call;
   const kernelRef = 'sev_ioctl_do_snp_vlek_load';
   if (data === 0n) return noStructure(kernelRef);
   if (!writable) return readOnly(kernelRef);
@@ -235,7 +258,7 @@ const snpVlekLoad: Handler = ({ psp, user, data, writable }) => {
   return psp.snp.withInit(() => {
     psp.buffers.write(psp.buffers.blob(0), blob);
     SNP_VLEK_LOAD.wrappedPaddr.set(bytes, psp.buffers.blob(0));
-    return psp.run('SNP_VLEK_LOAD', bytes, kernelRef);
+    return run(call, 'SNP_VLEK_LOAD', bytes, kernelRef);
   });
 };
 
@@ -264,7 +287,7 @@ export class SevFile implements FileOperations {
     private readonly inode: number,
   ) {}
 
-  /** `sev_ioctl`. `error` is written back whatever happens; a firmware's refusal is EIO. */
+  /** `sev_ioctl`. `error` is written back also after a failure; a firmware's refusal is EIO. */
   *ioctl(_current: Task, file: File, request: number, arg: IoctlArg): MightSleep<Result<number>> {
     if (request !== IOCTL.SEV_ISSUE_CMD)
       return new Failure('EINVAL', 'UNKNOWN_IOCTL', 'sev_ioctl', { request: `0x${request.toString(16)}` });
@@ -274,8 +297,9 @@ export class SevFile implements FileOperations {
     const handler = HANDLERS.get(command.cmd);
     if (handler === undefined) return invalid('SEV_COMMAND_UNKNOWN', 'sev_ioctl', 'cmd', command.cmd);
     const writable = (file.flags & OPEN.ACCMODE) !== OPEN.RDONLY;
-    const failure = handler({ psp: this.psp, user: arg.user, data: command.data, writable });
-    const error = failure === null ? 0 : (failure.fwError ?? SEV_RET_NO_FW_CALL);
+    const call: Call = { psp: this.psp, user: arg.user, data: command.data, writable, error: command.error };
+    const failure = handler(call);
+    const error = failure?.fwError ?? call.error;
     return arg.user.copyOut(arg.value, sev_issue_cmd.encode({ ...command, error })) ?? failure ?? 0;
   }
 

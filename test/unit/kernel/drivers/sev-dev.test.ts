@@ -17,14 +17,15 @@ import {
 import { createSevRig, type Vmm } from '../kvm/svm/sev-rig.js';
 
 const RDONLY = 0;
-const NO_FW_CALL = 0xffff_ffff;
+/** What userspace has in `error` before the call. */
+const UNTOUCHED = 77;
 const INVALID_LENGTH = 4;
 
 /** SEV_ISSUE_CMD, with the command's structure in the VMM's memory. */
 const issue = (vmm: Vmm, fd: number, cmd: number, data: Uint8Array = new Uint8Array(0)) => {
   const page = vmm.map(null, PAGE_SIZE);
   vmm.write(page + 64, data);
-  vmm.write(page, sev_issue_cmd.encode({ cmd, data: BigInt(page + 64), error: 77 }));
+  vmm.write(page, sev_issue_cmd.encode({ cmd, data: BigInt(page + 64), error: UNTOUCHED }));
   const result = vmm.process.try(fd, IOCTL.SEV_ISSUE_CMD, page);
   return { result, error: sev_issue_cmd.decode(vmm.read(page, sev_issue_cmd.size)).error, data: vmm.read(page + 64, 128) };
 };
@@ -43,7 +44,7 @@ describe('/dev/sev', () => {
   it('EINVAL for other ioctls and for unknown commands', () => {
     const { vmm } = createSevRig();
     expect(vmm.process.try(vmm.sevFd, IOCTL.KVM_GET_API_VERSION)).toBe('EINVAL');
-    expect(issue(vmm, vmm.sevFd, 99)).toMatchObject({ result: 'EINVAL', error: 77 });
+    expect(issue(vmm, vmm.sevFd, 99)).toMatchObject({ result: 'EINVAL', error: UNTOUCHED });
     expect(vmm.process.try(vmm.sevFd, IOCTL.SEV_ISSUE_CMD, 0x1000)).toBe('EFAULT');
   });
 
@@ -59,9 +60,19 @@ describe('/dev/sev', () => {
     const { vmm } = createSevRig();
     const fd = readOnly(vmm);
     for (const cmd of [SEV_USER_CMD.FACTORY_RESET, SEV_USER_CMD.PEK_GEN, SEV_USER_CMD.PDH_GEN, SEV_USER_CMD.PEK_CSR])
-      expect([cmd, issue(vmm, fd, cmd, new Uint8Array(16))]).toMatchObject([cmd, { result: 'EPERM', error: NO_FW_CALL }]);
+      expect([cmd, issue(vmm, fd, cmd, new Uint8Array(16))]).toMatchObject([cmd, { result: 'EPERM', error: UNTOUCHED }]);
     expect(issue(vmm, fd, SEV_USER_CMD.PLATFORM_STATUS).result).toBe(0);
-    expect(issue(vmm, fd, SEV_USER_CMD.PDH_CERT_EXPORT, new Uint8Array(24)).result).toBe('EPERM');
+    expect(issue(vmm, fd, SEV_USER_CMD.PDH_CERT_EXPORT, new Uint8Array(24))).toMatchObject({
+      result: 'EPERM',
+      error: UNTOUCHED,
+    });
+    const long = { pdh_cert_address: 0x1000n, pdh_cert_len: 2084, cert_chain_address: 0x1000n, cert_chain_len: 0x4001 };
+    expect(issue(vmm, fd, SEV_USER_CMD.PDH_CERT_EXPORT, sev_user_data_pdh_cert_export.encode(long)).result).toBe('EFAULT');
+    vmm.createSevGuest();
+    expect(issue(vmm, fd, SEV_USER_CMD.PDH_CERT_EXPORT, new Uint8Array(24))).toMatchObject({
+      result: 'EIO',
+      error: INVALID_LENGTH,
+    });
   });
 
   it('initialises for a key command, and shuts down again', () => {
@@ -73,7 +84,8 @@ describe('/dev/sev', () => {
   it('EBUSY for a reset while there are guests', () => {
     const { vmm } = createSevRig();
     vmm.createSevGuest();
-    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.FACTORY_RESET).result).toBe('EBUSY');
+    // The kernel has asked the firmware for its state, successfully.
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.FACTORY_RESET)).toMatchObject({ result: 'EBUSY', error: 0 });
     vmm.process.closeAll();
     const { vmm: fresh } = createSevRig();
     expect(issue(fresh, fresh.sevFd, SEV_USER_CMD.FACTORY_RESET).result).toBe(0);
@@ -106,13 +118,28 @@ describe('/dev/sev', () => {
     expect(vmm.read(address, 64)).toEqual(issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID).data.subarray(0, 64));
   });
 
+  it('writes as many identities to who asks the old way as there are, and leaves the rest', () => {
+    const { vmm } = createSevRig();
+    const { result, data } = issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID, new Uint8Array(128).fill(0xee));
+    expect(result).toBe(0);
+    expect(data.subarray(64)).toEqual(new Uint8Array(64).fill(0xee));
+  });
+
+  it('says what the firmware has said also where its answer cannot be written', () => {
+    const { vmm } = createSevRig();
+    const page = vmm.map(null, PAGE_SIZE);
+    vmm.write(page, sev_issue_cmd.encode({ cmd: SEV_USER_CMD.PLATFORM_STATUS, data: 0x1000n, error: UNTOUCHED }));
+    expect(vmm.process.try(vmm.sevFd, IOCTL.SEV_ISSUE_CMD, page)).toBe('EFAULT');
+    expect(sev_issue_cmd.decode(vmm.read(page, sev_issue_cmd.size)).error).toBe(0);
+  });
+
   it('wants no certain length for an identity, but memory for it', () => {
     const { vmm } = createSevRig();
     const address = BigInt(vmm.map(null, PAGE_SIZE));
     const ask = (length: number) =>
       issue(vmm, vmm.sevFd, SEV_USER_CMD.GET_ID2, sev_user_data_get_id2.encode({ address, length }));
     expect(ask(0x10_0000)).toMatchObject({ result: 0, error: 0 });
-    expect(ask(0x40_0001)).toMatchObject({ result: 'ENOMEM', error: NO_FW_CALL });
+    expect(ask(0x40_0001)).toMatchObject({ result: 'ENOMEM', error: UNTOUCHED });
     expect(ask(63)).toMatchObject({ result: 'EIO', error: INVALID_LENGTH });
   });
 });
@@ -171,10 +198,10 @@ describe('/dev/sev on a host with SEV-SNP', () => {
       return issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_VLEK_LOAD, sev_user_data_snp_vlek_load.encode(data));
     };
     vmm.write(address, wrapped);
-    expect(load({ len: 15 })).toMatchObject({ result: 'EINVAL', error: NO_FW_CALL });
-    expect(load({ vlek_wrapped_version: 1 })).toMatchObject({ result: 'EINVAL', error: NO_FW_CALL });
-    expect(load({ vlek_wrapped_address: 0n })).toMatchObject({ result: 'EINVAL', error: NO_FW_CALL });
-    expect(load({ vlek_wrapped_address: 0x1000n })).toMatchObject({ result: 'EFAULT', error: NO_FW_CALL });
+    expect(load({ len: 15 })).toMatchObject({ result: 'EINVAL', error: UNTOUCHED });
+    expect(load({ vlek_wrapped_version: 1 })).toMatchObject({ result: 'EINVAL', error: UNTOUCHED });
+    expect(load({ vlek_wrapped_address: 0n })).toMatchObject({ result: 'EINVAL', error: UNTOUCHED });
+    expect(load({ vlek_wrapped_address: 0x1000n })).toMatchObject({ result: 'EFAULT', error: UNTOUCHED });
     expect(load({})).toMatchObject({ result: 0, error: 0 });
     expect(snpStatus(vmm).status.flags).toBe(4);
     vmm.write(address + 100, Uint8Array.of(0xee));
@@ -185,7 +212,7 @@ describe('/dev/sev on a host with SEV-SNP', () => {
     const { vmm } = createSevRig(SNP_HOST);
     const fd = readOnly(vmm);
     for (const cmd of [SEV_USER_CMD.SNP_SET_CONFIG, SEV_USER_CMD.SNP_VLEK_LOAD]) {
-      expect([cmd, issue(vmm, fd, cmd, new Uint8Array(64))]).toMatchObject([cmd, { result: 'EPERM', error: NO_FW_CALL }]);
+      expect([cmd, issue(vmm, fd, cmd, new Uint8Array(64))]).toMatchObject([cmd, { result: 'EPERM', error: UNTOUCHED }]);
       expect([cmd, issueNull(vmm, cmd)]).toEqual([cmd, 'EINVAL']);
     }
     expect(issueNull(vmm, SEV_USER_CMD.SNP_PLATFORM_STATUS)).toBe('EINVAL');
