@@ -100,7 +100,7 @@ const distribution = (name: string, sorted: readonly number[], limitMs: number):
 
 /** How long the source has the guest stopped, as it tells at the end: sealed, over loopback TCP. */
 export const measureDowntime = async (): Promise<Figure[]> => {
-  await using hosts = await BenchHosts.start({ sealed: true, authority: null }, 'plain', MIB);
+  await using hosts = await BenchHosts.startWarm({ sealed: true, authority: null }, 'plain', MIB);
   const idle = distribution('idle guest', await downtimes(hosts), 10);
   await loadGuest(hosts);
   const over = new AbortController();

@@ -2,9 +2,9 @@ import { Authority } from '../certificates.js';
 import { BarePeers } from './bare-peers.js';
 import type { FetchRequest } from './bare-stream-contract.js';
 import { bundleServer } from './child-server.js';
-import { alternate, type Figure } from './figure.js';
+import { alternate, type Figure, type Pair } from './figure.js';
 import type { GuestName } from './migration-guests.js';
-import { BenchHosts, type Wiring } from './migration-hosts.js';
+import { BenchHosts, WARMING_HOPS, type Wiring } from './migration-hosts.js';
 import { QemuMigration, qemuVersion } from './qemu.js';
 
 /** Pages of a message, as the daemons send them. */
@@ -17,10 +17,11 @@ const MIB = { plain: 512, SEV: 64, 'SEV-ES': 64 } as const;
 /** What a migration of any size takes is measured with next to no memory. */
 const SMALL_MIB = 1;
 const SMALL_ROUNDS = 20;
-/** To and fro. */
-const WARMING_HOPS = 4;
+const FIRST_MIB = 256;
 const QEMU_MIB = 256;
-const QEMU_ROUNDS = 3;
+const QEMU_ROUNDS = 5;
+/** Pairs of new processes. */
+const FIRST_ROUNDS = 3;
 const MEGABYTE = 1e6;
 
 interface Case {
@@ -57,21 +58,24 @@ const WORK_NAME = {
 const linkName = ({ sealed, tls }: Pick<Case, 'sealed' | 'tls'>): string =>
   `${tls ? 'TLS' : 'TCP'}, ${sealed ? 'sealed' : 'unsealed'}`;
 
+const SEALED: Wiring = { sealed: true, authority: null };
+
+type PullRequest = Omit<FetchRequest, 'from'>;
+
 const rate = (value: number): string => `${value.toFixed(0)} MB/s`;
 
-/** Hosts that have had the guest before, as daemons that run for long: what a first migration compiles is no part of the next. */
-const warmHosts = async (wiring: Wiring, guest: GuestName, mib: number): Promise<BenchHosts> => {
-  const hosts = await BenchHosts.start(wiring, guest, mib);
-  for (let hop = 0; hop < WARMING_HOPS; hop++) await hosts.move();
-  return hosts;
+const warmPeers = async (program: string, authority: Authority | null, request: PullRequest): Promise<BarePeers> => {
+  const peers = await BarePeers.start(program, authority);
+  for (let pull = 0; pull < WARMING_HOPS; pull++) await peers.pull(request);
+  return peers;
 };
 
 const againstBareStream = async (program: string, authority: Authority, each: Case): Promise<Figure> => {
   const { guest, sealed, tls, work, target } = each;
   const link = tls ? authority : null;
-  await using bare = await BarePeers.start(program, link);
-  await using hosts = await warmHosts({ sealed, authority: link }, guest, MIB[guest]);
-  const request = { bytes: hosts.bytes, messageBytes: MESSAGE_BYTES, window: WINDOW_BYTES, work };
+  const request = { bytes: MIB[guest] * 2 ** 20, messageBytes: MESSAGE_BYTES, window: WINDOW_BYTES, work };
+  await using bare = await warmPeers(program, link, request);
+  await using hosts = await BenchHosts.startWarm({ sealed, authority: link }, guest, MIB[guest]);
   const pair = await alternate(
     ROUNDS,
     async () => hosts.bytes / MEGABYTE / (await hosts.move()).seconds,
@@ -88,26 +92,52 @@ const againstBareStream = async (program: string, authority: Authority, each: Ca
 
 /** What a migration takes before and after its memory: two daemons that dial, prove themselves, make a VM and hand it over. */
 const fixedPart = async (program: string): Promise<Figure> => {
-  const bytes = SMALL_MIB * 2 ** 20;
-  await using bare = await BarePeers.start(program, null);
-  await using hosts = await warmHosts({ sealed: true, authority: null }, 'plain', SMALL_MIB);
+  const request = sealedPull(SMALL_MIB);
+  await using bare = await warmPeers(program, null, request);
+  await using hosts = await BenchHosts.startWarm(SEALED, 'plain', SMALL_MIB);
   const pair = await alternate(
     SMALL_ROUNDS,
     async () => 1000 * (await hosts.move()).seconds,
-    async () => 1000 * (await bare.pull({ bytes, messageBytes: MESSAGE_BYTES, window: WINDOW_BYTES, work: 'seal' })),
+    async () => 1000 * (await bare.pull(request)),
   );
-  return {
-    name: `migration, plain guest of ${SMALL_MIB} MiB, TCP, sealed: milliseconds`,
-    ours: `${pair.ours.toFixed(1)} ms`,
-    baseline: `${WORK_NAME.seal}, TCP, ${pair.baseline.toFixed(1)} ms`,
-    ratio: pair.ratio,
-    target: 'none set',
-  };
+  return inMilliseconds(`migration, plain guest of ${SMALL_MIB} MiB`, pair);
 };
+
+/** What the first migration of two new daemons takes, which V8 has compiled nothing for. */
+const firstMigration = async (program: string): Promise<Figure> => {
+  const request = sealedPull(FIRST_MIB);
+  const ours = async (): Promise<number> => {
+    await using hosts = await BenchHosts.start(SEALED, 'plain', FIRST_MIB);
+    return 1000 * (await hosts.move()).seconds;
+  };
+  const theirs = async (): Promise<number> => {
+    await using bare = await BarePeers.start(program, null);
+    return 1000 * (await bare.pull(request));
+  };
+  return inMilliseconds(
+    `the first migration of new daemons, plain guest of ${FIRST_MIB} MiB`,
+    await alternate(FIRST_ROUNDS, ours, theirs),
+  );
+};
+
+const sealedPull = (mib: number): PullRequest => ({
+  bytes: mib * 2 ** 20,
+  messageBytes: MESSAGE_BYTES,
+  window: WINDOW_BYTES,
+  work: 'seal',
+});
+
+const inMilliseconds = (name: string, { ours, baseline, ratio }: Pair): Figure => ({
+  name: `${name}, TCP, sealed: milliseconds`,
+  ours: `${ours.toFixed(1)} ms`,
+  baseline: `${WORK_NAME.seal}, TCP, ${baseline.toFixed(1)} ms`,
+  ratio,
+  target: 'none set',
+});
 
 const againstQemu = async (authority: Authority, version: string, link: Pick<Case, 'sealed' | 'tls'>): Promise<Figure> => {
   using qemu = new QemuMigration(authority, QEMU_MIB);
-  await using hosts = await warmHosts({ ...link, authority: link.tls ? authority : null }, 'plain', QEMU_MIB);
+  await using hosts = await BenchHosts.startWarm({ ...link, authority: link.tls ? authority : null }, 'plain', QEMU_MIB);
   const pair = await alternate(
     QEMU_ROUNDS,
     async () => hosts.bytes / MEGABYTE / (await hosts.move()).seconds,
@@ -133,6 +163,8 @@ export const measureMigration = async (say: (what: string) => void): Promise<Fig
   }
   say(`  plain guest of ${SMALL_MIB} MiB`);
   figures.push(await fixedPart(bareStream.program));
+  say('  the first migration of new daemons');
+  figures.push(await firstMigration(bareStream.program));
   const version = await qemuVersion();
   if (version === null) say('  not compared with QEMU, which is not installed');
   else

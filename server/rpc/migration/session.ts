@@ -1,9 +1,11 @@
 import { Failure } from '../../kernel/failure.js';
 import type { Kernel } from '../../kernel/kernel.js';
 import type { Process } from '../../kernel/process/process.js';
+import { CONTROL_STREAM } from '../../migration/link.js';
 import type { Frame } from '../../migration/message.js';
 import { because, type Reason, reasonOf } from '../../migration/reason.js';
 import type { Half } from './half.js';
+import { HeldAck } from './held-ack.js';
 import type { PeerStream, StreamOwner } from './peer-stream.js';
 import { Redial } from './redial.js';
 
@@ -69,6 +71,7 @@ export class Session implements StreamOwner {
   private pumpScheduled = false;
   private pumpTimer: NodeJS.Timeout | null = null;
   private nextStream = 0;
+  private readonly acks = new HeldAck((ack) => this.streams[CONTROL_STREAM]?.send(ack));
 
   private aloneSinceMs = performance.now();
   /** When the peer has last said something over stream 0, or has opened it. */
@@ -101,7 +104,11 @@ export class Session implements StreamOwner {
 
   /** For the half: gives a frame to a stream; what is given for one that is not there is lost. */
   transmit(frame: Frame, stream: number): void {
-    this.streams[stream]?.send(frame);
+    if (frame.kind === 'ack') this.acks.hold(frame);
+    else {
+      this.acks.flush();
+      this.streams[stream]?.send(frame);
+    }
   }
 
   /** Something has happened to the half. */
@@ -247,6 +254,7 @@ export class Session implements StreamOwner {
   private close(): void {
     this.closed = true;
     clearInterval(this.ticker);
+    this.acks.flush();
     this.stopDialling();
     setTimeout(() => {
       for (const stream of this.streams) stream?.end(null);
