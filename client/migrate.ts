@@ -175,7 +175,8 @@ const settled = async (
   try {
     for await (const migration of source.watch(session)) {
       onProgress?.(migration);
-      const { standing } = migration;
+      const { standing, reason } = migration;
+      if (standing === MigrationStanding.MIGRATION_STANDING_SENT && reason !== '') throw new MigrationError(migration);
       if (standing === MigrationStanding.MIGRATION_STANDING_SENT || standing === MigrationStanding.MIGRATION_STANDING_SERVING)
         gone(migration);
       if (standing === MigrationStanding.MIGRATION_STANDING_SENT) return migration;

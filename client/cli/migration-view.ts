@@ -11,7 +11,8 @@ const word = (name: string | undefined, prefix: string): string => (name ?? 'unk
 
 const standingName = ({ standing }: Migration): string =>
   word(MigrationStanding[standing], 'MIGRATION_STANDING_').replace('_', '-');
-const halfName = ({ half }: Migration): string => word(MigrationHalf[half], 'MIGRATION_HALF_');
+const halfName = ({ half }: Migration): string =>
+  half === MigrationHalf.MIGRATION_HALF_UNSPECIFIED ? 'unknown' : word(MigrationHalf[half], 'MIGRATION_HALF_');
 
 const whole = (value: number): string => Math.round(value).toLocaleString('en-US');
 

@@ -11,9 +11,11 @@ export type LedgerEntry =
 export interface Ledger {
   /** Same for as long as the store lives; null: nothing survives a restart, so that 'unknown' proves nothing. */
   readonly id: string | null;
-  /** EIO: an entry could not be recorded, and no other one can be until the daemon is started again. */
+  /** What it remembers: operators' decisions, then Commits that sources have not settled. */
+  readonly records: readonly LedgerEntry[];
+  /** EIO: an entry could not be recorded, and it still cannot be written. */
   readonly unwritable: Failure | null;
-  /** Null: the entry is on disk. EIO: it is not, and none will be until the daemon is started again. */
+  /** Null: the entry is on disk. EIO: it is not. */
   record(entry: LedgerEntry): Failure | null;
   /** Whether this host has committed to the session, also before a restart. */
   hasCommitted(session: string): boolean;

@@ -36,8 +36,8 @@ export type SourcePhase = (typeof SOURCE_PHASES)[number];
 
 export type SourceState =
   | { readonly phase: SourcePhase }
-  /** The destination owns the guest, and all of it that it wants. */
-  | { readonly phase: 'sent' }
+  /** The destination owns the guest, and all of it that it wants. `lost`: it has restarted since, so that nobody has it. */
+  | { readonly phase: 'sent'; readonly lost: boolean }
   /** The guest has stayed here, or has come back. */
   | ({ readonly phase: 'stayed' } & Reason);
 
@@ -352,7 +352,7 @@ export class Source {
     if (fate === 'refused') this.destinationAborted(because('DESTINATION_ABORTED'));
     else if (fate === 'never-arrived') this.destinationGone();
     else if (fate !== null) this.destinationOwns();
-    if (fate === 'taken-and-lost') this.servedAll();
+    if (fate === 'taken-and-lost') this.servedAll(true);
   }
 
   /** The destination knows nothing of the session (any more), or has restarted. */
@@ -361,7 +361,7 @@ export class Source {
     // It has heard of the end, or there is nobody any more who could.
     if (standing === 'sent' || standing === 'stayed') this.link.close();
     // The guest is lost with its holder; what is here is of no use to anybody.
-    else if (standing === 'serving') this.servedAll();
+    else if (standing === 'serving') this.servedAll(true);
     else this.destinationGone();
   }
 
@@ -387,10 +387,10 @@ export class Source {
   }
 
   /** The destination needs nothing of the guest any more. */
-  private servedAll(): void {
-    if (this.state.phase !== 'serving') return;
+  private servedAll(lost = false): void {
+    if (this.state.phase !== 'serving' && !(lost && this.state.phase === 'sent')) return;
     this.pages.release();
-    this.state = { phase: 'sent' };
+    this.state = { phase: 'sent', lost };
     this.link.close();
     this.link.settle();
   }

@@ -30,6 +30,9 @@ const parse = (text: string): Line | null => {
   return decision === 'run' || decision === 'discard' ? { kind, session, decision } : null;
 };
 
+/** For whoever has a ledger that cannot be read. */
+const REMEDY = 'Restore it, or remove it where no other host can still be in doubt about a guest that came here';
+
 /** What a ledger says. */
 interface Contents {
   readonly id: string;
@@ -45,23 +48,27 @@ interface Contents {
  */
 const read = (path: string): Contents => {
   const [first, ...rest] = readFileSync(path, 'utf8').split('\n').slice(0, -1).map(parse);
-  if (first?.kind !== 'store') throw new Error(`${path} is not a ledger`);
+  if (first?.kind !== 'store') throw new Error(`${path} is not a ledger. ${REMEDY}`);
   const committed = new Set<string>();
   const overridden: LedgerEntry[] = [];
   for (const [index, line] of rest.entries()) {
     if (line?.kind === 'committed') committed.add(line.session);
     else if (line?.kind === 'forgotten') committed.delete(line.session);
     else if (line?.kind === 'overridden') overridden.push(line);
-    else throw new Error(`${path} is damaged at line ${index + 2}`);
+    else throw new Error(`${path} is damaged at line ${index + 2}: what is missing may be a Commit. ${REMEDY}`);
   }
   return { id: first.id, committed, overridden };
 };
 
-/** The ledger in a file: lines that are only ever added to, but for the start of a daemon, which leaves out the obsolete. */
+/**
+ * The ledger in a file: lines that are only ever added to. It is written anew by the start of a daemon, which leaves out the
+ * obsolete, and when there is room again after an entry could not be recorded.
+ */
 export class LedgerFile implements Ledger {
   readonly id: string;
   private readonly committed: Set<string>;
-  private readonly fd: number;
+  private readonly overridden: LedgerEntry[];
+  private fd: number;
   /** Bytes that are known to be good. */
   private length: number;
   private broken: Failure | null = null;
@@ -72,11 +79,8 @@ export class LedgerFile implements Ledger {
   ) {
     this.id = id;
     this.committed = committed;
-    const kept: Line[] = [{ kind: 'store', id }, ...overridden];
-    for (const session of committed) kept.push({ kind: 'committed', session });
-    const text = kept.map(lineOf).join('');
-    replaceFile(path, text);
-    this.length = Buffer.byteLength(text);
+    this.overridden = overridden;
+    this.length = this.rewrite();
     this.fd = openSync(path, 'a');
   }
 
@@ -88,14 +92,21 @@ export class LedgerFile implements Ledger {
     return new LedgerFile(path, existsSync(path) ? read(path) : { id: newId(), committed: new Set(), overridden: [] });
   }
 
-  record(entry: LedgerEntry): Failure | null {
-    const failure = this.append(entry, true);
-    if (failure === null && entry.kind === 'committed') this.committed.add(entry.session);
-    return failure;
+  get records(): readonly LedgerEntry[] {
+    const committed = [...this.committed].map((session): LedgerEntry => ({ kind: 'committed', session }));
+    return [...this.overridden, ...committed];
   }
 
   get unwritable(): Failure | null {
-    return this.broken;
+    return this.broken === null ? null : this.mend();
+  }
+
+  record(entry: LedgerEntry): Failure | null {
+    const failure = this.unwritable ?? this.append(entry, true);
+    if (failure !== null) return failure;
+    if (entry.kind === 'committed') this.committed.add(entry.session);
+    else this.overridden.push(entry);
+    return null;
   }
 
   hasCommitted(session: string): boolean {
@@ -104,16 +115,22 @@ export class LedgerFile implements Ledger {
 
   /** Reaches the disk some time, or never: a record too many is only kept for longer. */
   forget(session: string): void {
-    if (this.committed.delete(session)) this.append({ kind: 'forgotten', session }, false);
+    if (this.committed.delete(session) && this.broken === null) this.append({ kind: 'forgotten', session }, false);
   }
 
   close(): void {
     closeSync(this.fd);
   }
 
-  /** EIO if it cannot be written; then it is not in the file, and nothing can be recorded any more. */
+  /** Puts a file with what is to be remembered in the place of the old one. @returns its length @throws Error */
+  private rewrite(): number {
+    const text = [{ kind: 'store', id: this.id } as const, ...this.records].map(lineOf).join('');
+    replaceFile(this.path, text);
+    return Buffer.byteLength(text);
+  }
+
+  /** EIO if it cannot be written; then it is not in the file. */
   private append(line: Line, sync: boolean): Failure | null {
-    if (this.broken !== null) return this.broken;
     const bytes = Buffer.from(lineOf(line));
     try {
       for (let written = 0; written < bytes.length; ) written += writeSync(this.fd, bytes, written);
@@ -126,21 +143,36 @@ export class LedgerFile implements Ledger {
   }
 
   /**
-   * Takes back what has come into the file: the caller is told that it is not there. After fsync has failed nobody knows
-   * what is on disk, so that the next entry could not be trusted either.
+   * Takes back what has come into the file: the caller is told that it is not there. After fsync has failed nobody knows what of
+   * it is on disk, so nothing is added to it any more.
    */
   private fail(error: unknown): Failure {
-    const message = error instanceof Error ? error.message : String(error);
-    this.broken = new Failure('EIO', 'LEDGER_UNWRITABLE', 'simkvmd', {
-      path: this.path,
-      message,
-      allowed: 'to start the daemon again, once the directory can be written to: until then no guest can come',
-    });
+    this.broken = this.unwritableBecause(error);
     try {
       ftruncateSync(this.fd, this.length);
     } catch {
       // The disk does not answer at all; the torn line is left out at the next start.
     }
     return this.broken;
+  }
+
+  /** A new file is known to be on disk as a whole, whatever became of the old one. @returns why there is none */
+  private mend(): Failure | null {
+    try {
+      this.length = this.rewrite();
+      const fd = openSync(this.path, 'a');
+      closeSync(this.fd);
+      this.fd = fd;
+      this.broken = null;
+    } catch (error) {
+      this.broken = this.unwritableBecause(error);
+    }
+    return this.broken;
+  }
+
+  private unwritableBecause(error: unknown): Failure {
+    const message = error instanceof Error ? error.message : String(error);
+    const allowed = 'a directory that can be written to: until then no guest can come, and nothing is decided';
+    return new Failure('EIO', 'LEDGER_UNWRITABLE', 'simkvmd', { path: this.path, message, allowed });
   }
 }

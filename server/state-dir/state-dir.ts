@@ -32,11 +32,7 @@ const seedAt = (path: string): Uint8Array => {
   return readSeed(path);
 };
 
-/**
- * The directory of `--state-dir`: `identity`, `ledger`, and a lock. It is made if it is not there.
- * @throws Error if another daemon has it, or what is in it is damaged
- */
-export const openStateDir = (path: string): DaemonState => {
+const open = (path: string): DaemonState => {
   mkdirSync(path, { recursive: true, mode: 0o700 });
   const lock = lockDirectory(path);
   try {
@@ -50,5 +46,17 @@ export const openStateDir = (path: string): DaemonState => {
   } catch (error) {
     lock.release();
     throw error;
+  }
+};
+
+/**
+ * The directory of `--state-dir`: `identity`, `ledger`, and a lock. It is made if it is not there.
+ * @throws Error if another daemon has it, what is in it is damaged, or it cannot be written to
+ */
+export const openStateDir = (path: string): DaemonState => {
+  try {
+    return open(path);
+  } catch (error) {
+    throw new Error(`--state-dir ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
   }
 };

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
   introduce,
@@ -207,6 +210,45 @@ describe('a session', () => {
     await goesOn(guest);
     expect(await here.simkvm.migrations.cancel(session)).toMatchObject({ phase: 'stayed', reason: 'CANCELLED' });
     await nothingLeft(here);
+  });
+});
+
+describe('a daemon that has been started again', () => {
+  it('lists what its ledger remembers, to those on its own machine', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'simkvm-remembered-'));
+    const lines = [
+      { kind: 'store', id: 'store' },
+      { kind: 'overridden', session: 'decided', decision: 'run' },
+      { kind: 'committed', session: 'had-come' },
+      { kind: 'committed', session: 'settled' },
+      { kind: 'forgotten', session: 'settled' },
+    ];
+    writeFileSync(join(directory, 'ledger'), lines.map((line) => `${JSON.stringify(line)}\n`).join(''), { mode: 0o600 });
+    await using hosts = await startHosts();
+    await using again = await startHost('--state-dir', directory);
+    const { here } = hosts;
+    const guest = await plainGuest(here);
+    await introduce(here.simkvm.migrations, again.simkvm.migrations);
+    await migrate(guest.vm, { to: again.process, session: 'has-come' });
+    const { migrations } = again.simkvm;
+    expect(await migrations.list()).toMatchObject([
+      {
+        session: 'decided',
+        phase: 'overridden',
+        reason: 'OPERATOR_OVERRIDE',
+        detail: expect.stringMatching(/: run$/),
+        closed: true,
+      },
+      {
+        ...{ session: 'had-come', half: MigrationHalf.MIGRATION_HALF_DESTINATION, reason: 'DAEMON_RESTARTED', closed: false },
+        standing: MigrationStanding.MIGRATION_STANDING_COMMITTED,
+      },
+      { session: 'has-come', reason: '' },
+    ]);
+    expect(await migrations.get('had-come')).toMatchObject({ reason: 'DAEMON_RESTARTED' });
+    await expect(migrations.get('settled')).rejects.toMatchObject({ errno: 'ENOENT' });
+    await expect(receiveVm(again.process, { session: 'had-come' })).rejects.toMatchObject({ errno: 'EEXIST' });
+    rmSync(directory, { recursive: true });
   });
 });
 

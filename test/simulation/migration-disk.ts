@@ -9,6 +9,10 @@ export class Disk implements Ledger {
   readonly committed = new Set<string>();
   full = false;
 
+  get records(): readonly LedgerEntry[] {
+    return this.entries;
+  }
+
   get unwritable(): Failure | null {
     return this.full ? FULL : null;
   }

@@ -40,6 +40,7 @@ export const createVolatileLedger = (): Ledger => {
   const committed = new Set<string>();
   return {
     id: null,
+    records: [],
     unwritable: null,
     record: ({ kind, session }) => {
       if (kind === 'committed') committed.add(session);

@@ -7,6 +7,7 @@ import type { Host } from '../call.js';
 import { DaemonClient } from './daemon-client.js';
 import type { Half } from './half.js';
 import { PeerStream } from './peer-stream.js';
+import { type RememberedSession, rememberedSessions } from './remembered.js';
 import { type OpenStream, Session } from './session.js';
 import { checkSessionId, newSessionId } from './session-id.js';
 import type { Wire } from './wire.js';
@@ -30,9 +31,13 @@ const OTHER: Readonly<Record<ChannelRole, ChannelRole>> = { source: 'destination
 export class Sessions {
   private readonly sessions = new Map<string, Session>();
   private readonly closed: Session[] = [];
-  private nextOrdinal = 1;
+  /** What this daemon knows of sessions of its earlier starts. */
+  readonly remembered: ReadonlyMap<string, RememberedSession>;
+  private nextOrdinal: number;
 
   constructor(readonly host: Host) {
+    this.remembered = rememberedSessions(host.migration.ledger);
+    this.nextOrdinal = this.remembered.size + 1;
     // While there is still something to take back: the process's memory goes first.
     host.processes.onEnd((process) => {
       for (const session of this.sessions.values()) if (session.process === process) session.giveUp(because('PROCESS_EXITED'));

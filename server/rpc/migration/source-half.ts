@@ -5,8 +5,8 @@ import type { Ledger } from '../../migration/ledger.js';
 import type { CopyLimits } from '../../migration/limits.js';
 import type { LocalSide, Transmit } from '../../migration/link.js';
 import { createSourceGuest } from '../../migration/local-source.js';
-import type { Reason } from '../../migration/reason.js';
-import { Source } from '../../migration/source.js';
+import { because, type Reason } from '../../migration/reason.js';
+import { Source, type SourceState } from '../../migration/source.js';
 import type { Half } from './half.js';
 
 export interface SourceHalfOptions {
@@ -18,6 +18,14 @@ export interface SourceHalfOptions {
   /** Something has happened that nobody has called for: the vCPUs have stopped. */
   readonly stirred: () => void;
 }
+
+/** What nobody did, and can do anything about. */
+const LOST = because('GUEST_LOST', 'the destination had committed, and has restarted since: what a daemon has, ends with it');
+
+const endOf = (state: SourceState): Reason => {
+  if (state.phase === 'stayed') return state;
+  return state.phase === 'sent' && state.lost ? LOST : because('');
+};
 
 /** The half of the host that has the guest. A failure says why the guest cannot be sent. */
 export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred }: SourceHalfOptions): Result<Half> => {
@@ -44,10 +52,10 @@ export const createSourceHalf = ({ local, vm, ledger, limits, transmit, stirred 
       return machine.state.phase;
     },
     get reason() {
-      return machine.state.phase === 'stayed' ? machine.state.reason : '';
+      return endOf(machine.state).reason;
     },
     get detail() {
-      return machine.state.phase === 'stayed' ? machine.state.detail : '';
+      return endOf(machine.state).detail;
     },
     get waitsFor() {
       return machine.waitsFor;

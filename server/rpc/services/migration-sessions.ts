@@ -1,4 +1,5 @@
 import {
+  type MigrationInit,
   OverrideDecision,
   type ReceiveVmRequest,
   type ReceiveVmResponseInit,
@@ -27,6 +28,7 @@ import { guestDescriptionMessage, guestDescriptionOf } from '../migration/descri
 import { createDestinationHalf } from '../migration/destination-half.js';
 import { Exchange } from '../migration/exchange.js';
 import type { OverrideChoice } from '../migration/half.js';
+import { rememberedView } from '../migration/remembered.js';
 import type { Session } from '../migration/session.js';
 import { Sessions } from '../migration/sessions.js';
 import { createSourceHalf } from '../migration/source-half.js';
@@ -74,6 +76,27 @@ const visible = (sessions: Sessions, id: string, caller: Caller): Result<Session
 };
 
 const mayUse = (session: Session, { onLoopback, process }: Caller): boolean => onLoopback || session.process === process;
+
+/** A session of an earlier start of the daemon; null: there is none, or not for this caller. */
+const rememberedOf = ({ remembered, host }: Sessions, id: string, { onLoopback }: Caller): MigrationInit | null => {
+  const session = remembered.get(id);
+  return session === undefined || !onLoopback ? null : rememberedView(id, session, host.migration.ledger);
+};
+
+interface Listed {
+  readonly ordinal: number;
+  readonly view: () => MigrationInit;
+}
+
+/** Oldest first: those of earlier starts come before the others. */
+const listed = (sessions: Sessions, caller: Caller): readonly Listed[] => {
+  const remembered = [...sessions.remembered].flatMap(([id, { ordinal }]): Listed[] => {
+    const view = sessions.get(id) === undefined ? rememberedOf(sessions, id, caller) : null;
+    return view === null ? [] : [{ ordinal, view: () => view }];
+  });
+  const own = sessions.list.filter((session) => mayUse(session, caller));
+  return [...remembered, ...own.map((session) => ({ ordinal: session.ordinal, view: () => migrationView(session) }))];
+};
 
 function* validateSend(
   sessions: Sessions,
@@ -211,7 +234,13 @@ const watchMigration =
     { session: id }: WatchMigrationRequest,
     { dispatch, caller, send, signal }: StreamContext<WatchMigrationResponseInit>,
   ): Promise<Failure | null> => {
-    const session = visible(of(dispatch.host).sessions, id, caller);
+    const { sessions } = of(dispatch.host);
+    const remembered = sessions.get(id) === undefined ? rememberedOf(sessions, id, caller) : null;
+    if (remembered !== null) {
+      await send({ sequence: 1, migration: remembered });
+      return null;
+    }
+    const session = visible(sessions, id, caller);
     if (failed(session)) return session;
     for (let sequence = 1; !signal.aborted; sequence++) {
       const told = landmark(session);
@@ -283,10 +312,9 @@ export const migrationSessionRoutes = (): readonly Route[] => {
     unary(
       MigrationService.listMigrations,
       method('ListMigrations', false, (_current, host, request, caller) => {
-        const all = of(host).sessions.list.filter((session) => mayUse(session, caller));
-        const page = paginate(all, request, ({ ordinal }) => ordinal);
+        const page = paginate(listed(of(host).sessions, caller), request, ({ ordinal }) => ordinal);
         if (failed(page)) return refused(page);
-        return reply({ migrations: page.items.map(migrationView), next_page_token: page.next_page_token });
+        return reply({ migrations: page.items.map(({ view }) => view()), next_page_token: page.next_page_token });
       }),
     ),
     unary(

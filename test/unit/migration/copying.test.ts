@@ -13,7 +13,14 @@ import { type CopyLimits, DEFAULT_LIMITS } from '../../../server/migration/limit
 import type { Frame } from '../../../server/migration/message.js';
 import { Source } from '../../../server/migration/source.js';
 
-const ledger: Ledger = { id: 'memory', unwritable: null, record: () => null, hasCommitted: () => false, forget: () => {} };
+const ledger: Ledger = {
+  id: 'memory',
+  records: [],
+  unwritable: null,
+  record: () => null,
+  hasCommitted: () => false,
+  forget: () => {},
+};
 const none = new Uint8Array(0);
 
 const description: GuestDescription = {

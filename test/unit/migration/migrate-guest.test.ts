@@ -177,3 +177,38 @@ describe('packets of the firmware on a wire that somebody else holds', () => {
     expect(serial).not.toEqual([1, 2, 3]);
   });
 });
+
+describe('a destination that restarts when it may have committed', () => {
+  const answered = (standing: 'committed' | 'unknown') => {
+    const [here, there] = hosts();
+    const guest = plainGuest(here);
+    const serial: number[] = [];
+    count(guest, serial, 3);
+    const migration = new Migration(guest, there.vmm);
+    migration.until(() => migration.source.state.phase === 'committing');
+    // Its power goes, and with it the copy.
+    migration.destination.abort(because('POWER'));
+    there.vmm.process.kernel.scheduler.run();
+    migration.source.tick(0);
+    const answers = 2;
+    migration.source.receive(
+      { session: 'session', boot: 'next', kind: 'standing', answers, standing, ledger: 'memory', received: 0 },
+      0,
+    );
+    here.vmm.process.kernel.scheduler.run();
+    return { guest, serial, source: migration.source };
+  };
+
+  it('has lost the guest with its power where it had, and the source says so', () => {
+    const { guest, source } = answered('committed');
+    expect(source.state).toEqual({ phase: 'sent', lost: true });
+    expect(runOnce(guest, [])).toBe('EIO');
+  });
+
+  it('never had it where its ledger does not know: it runs on at the source', () => {
+    const { guest, serial, source } = answered('unknown');
+    expect(source.state).toMatchObject({ phase: 'stayed', reason: 'DESTINATION_RESTARTED' });
+    count(guest, serial, 3);
+    expect(serial).toEqual(upTo(6));
+  });
+});

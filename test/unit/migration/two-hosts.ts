@@ -110,7 +110,14 @@ export const completeIo = (guest: CountingGuest): void => {
   kvm_run.write(bytes, { immediate_exit: 0 });
 };
 
-const nothingKept: Ledger = { id: 'memory', unwritable: null, record: () => null, hasCommitted: () => false, forget: () => {} };
+const nothingKept: Ledger = {
+  id: 'memory',
+  records: [],
+  unwritable: null,
+  record: () => null,
+  hasCommitted: () => false,
+  forget: () => {},
+};
 const LIMITS: CopyLimits = { ...DEFAULT_LIMITS, batchPages: 8, downtimeMs: 4, rounds: 5 };
 
 /** A migration between two hosts of this process, over a wire that a test may put its hands on. */

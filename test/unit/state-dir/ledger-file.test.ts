@@ -111,22 +111,42 @@ describe('a ledger in a file', () => {
     expect(readFileSync(open() && path, 'utf8')).toContain('{"kind":"overridden","session":"a","decision":"run"}');
   });
 
-  it('takes back what it could not sync, and records nothing any more', () => {
+  it('takes back what it could not sync, and records nothing for as long as nothing can be written', () => {
     const ledger = open();
     ledger.record({ kind: 'committed', session: 'a' });
-    vi.mocked(fsyncSync).mockImplementationOnce(() => {
+    const fails = (): void => {
       throw new Error('EIO: i/o error');
-    });
+    };
     expect(ledger.unwritable).toBeNull();
+    vi.mocked(fsyncSync).mockImplementation(fails);
     const unwritable = { errno: 'EIO', reason: 'LEDGER_UNWRITABLE', details: { path, message: 'EIO: i/o error' } };
     expect(ledger.record({ kind: 'committed', session: 'b' })).toMatchObject(unwritable);
     expect(ledger.hasCommitted('b')).toBe(false);
     expect(ledger.record({ kind: 'committed', session: 'c' })).toMatchObject(unwritable);
     expect(ledger.unwritable).toMatchObject(unwritable);
-    ledger.forget('a');
+    vi.mocked(fsyncSync).mockReset();
     const again = open();
-    expect(again.unwritable).toBeNull();
     expect([again.hasCommitted('a'), again.hasCommitted('b'), again.hasCommitted('c')]).toEqual([true, false, false]);
+  });
+
+  it('begins a new file when it can be written again, without what could not be recorded', () => {
+    const ledger = open();
+    ledger.record({ kind: 'committed', session: 'a' });
+    ledger.record({ kind: 'overridden', session: 'o', decision: 'run' });
+    vi.mocked(fsyncSync).mockImplementationOnce(() => {
+      throw new Error('EIO: i/o error');
+    });
+    ledger.record({ kind: 'committed', session: 'b' });
+    ledger.forget('a');
+    const before = statSync(path).ino;
+    expect(ledger.unwritable).toBeNull();
+    expect(statSync(path).ino).not.toBe(before);
+    expect(ledger.record({ kind: 'committed', session: 'c' })).toBeNull();
+    ledger.close();
+    expect(open().records).toEqual([
+      { kind: 'overridden', session: 'o', decision: 'run' },
+      { kind: 'committed', session: 'c' },
+    ]);
   });
 
   it('takes back what fitted on a full disk', () => {
