@@ -7,7 +7,6 @@ import { markDiscarded } from '../kernel/kvm/discarded.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import { VmFile } from '../kernel/kvm/vm-file.js';
 import { VmPause } from '../kernel/kvm/vm-pause.js';
-import { supportedCpuid } from '../kernel/kvm/x86/cpuid-supported.js';
 import type { AddressSpace } from '../kernel/mm/address-space.js';
 import type { Process } from '../kernel/process/process.js';
 import type { Task } from '../kernel/sched/task.js';
@@ -18,8 +17,8 @@ import { KVM_PIT } from '../kernel/uapi/constants.js';
 import { IOCTL } from '../kernel/uapi/ioctls.js';
 import { kvm_pit_config } from '../kernel/uapi/irq-structs.js';
 import { kvm_enable_cap, kvm_enc_region, kvm_userspace_memory_region } from '../kernel/uapi/kvm-structs.js';
-import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
 import { checkCapabilities } from './capabilities.js';
+import { checkCpuid } from './check-cpuid.js';
 import { FetchedPages } from './fetched-pages.js';
 import type { DestinationGuest, GuestDescription, WiringDescription } from './guest.js';
 import { logArrivals } from './guest-pages.js';
@@ -52,37 +51,6 @@ export interface ReceivedVm extends WiringDescription {
 
 /** Most bytes of guest memory that a source may ask for. */
 const GUEST_BYTES_MAX = 2 ** 40;
-
-/** CPUID leaves of feature bits, the registers that have them, and bits that the guest itself switches (OSXSAVE, OSPKE). */
-const FEATURE_LEAVES = [
-  { leaf: 1, ecx: ~(1 << 27), edx: ~0, ebx: 0 },
-  { leaf: 7, ebx: ~0, ecx: ~(1 << 4), edx: ~0 },
-  { leaf: 0x8000_0001, ecx: ~0, edx: ~0, ebx: 0 },
-] as const;
-
-/** EINVAL where a vCPU has been told of features that this host does not have. */
-const checkCpuid = (kernel: Kernel, { vcpus }: GuestDescription): Failure | null => {
-  const offered = supportedCpuid(kernel);
-  for (const { id, cpuid } of vcpus) {
-    const { nent } = kvm_cpuid2.decode(cpuid);
-    for (let index = 0; index < nent; index++) {
-      const entry = kvm_cpuid_entry2.decode(cpuid, kvm_cpuid2.size + index * kvm_cpuid_entry2.size);
-      const masks = FEATURE_LEAVES.find(({ leaf }) => leaf === entry.function);
-      const own = offered.find((each) => each.function === entry.function && each.index === entry.index);
-      if (masks === undefined) continue;
-      for (const register of ['ebx', 'ecx', 'edx'] as const) {
-        const missing = (entry[register] & masks[register] & ~(own?.[register] ?? 0)) >>> 0;
-        if (missing !== 0)
-          return new Failure('EINVAL', 'CPUID_NOT_SUPPORTED', 'server/migration', {
-            vcpu: String(id),
-            leaf: `0x${entry.function.toString(16)}`,
-            missing: `${register} 0x${missing.toString(16)}`,
-          });
-      }
-    }
-  }
-  return null;
-};
 
 /** Why this host would not take such a guest; null if it would, as far as can be said without trying. */
 export const whyNotReceived = (kernel: Kernel, description: GuestDescription): Failure | null => {

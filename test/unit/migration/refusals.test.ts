@@ -9,6 +9,7 @@ import { whyNotReceived } from '../../../server/migration/local-destination.js';
 import { whyTargetRefused } from '../../../server/migration/local-source.js';
 import { createSevRig, type SevRig } from '../kernel/kvm/svm/sev-rig.js';
 import { createSnpGuest, createSnpHost } from '../kernel/kvm/svm/snp/snp-guest.js';
+import { createTestHost } from '../kernel/kvm/test-host.js';
 import { Migration, plainGuest, sevGuest } from './two-hosts.js';
 
 const described = (vm: Vm): GuestDescription => {
@@ -96,11 +97,29 @@ describe('a dry run on the destination', () => {
     expect(whyNotReceived(createSevRig().host.kernel, here())).toBeNull();
   });
 
-  it('refuses features that this host does not have', () => {
-    const entry = kvm_cpuid_entry2.encode({ function: 7, ebx: 0xffff_ffff });
-    const cpuid = Uint8Array.from([...kvm_cpuid2.encode({ nent: 1 }), ...entry]);
-    const description = { ...here(), vcpus: [{ id: 0, cpuid }] };
-    expect(whyNotReceived(createSevRig().host.kernel, description)).toMatchObject({ reason: 'CPUID_NOT_SUPPORTED' });
+  const toldOf = (...entries: readonly Parameters<typeof kvm_cpuid_entry2.encode>[0][]): GuestDescription => {
+    const told = entries.flatMap((each) => [...kvm_cpuid_entry2.encode(each)]);
+    const cpuid = Uint8Array.from([...kvm_cpuid2.encode({ nent: entries.length }), ...told]);
+    return { ...here(), vcpus: [{ id: 3, cpuid }] };
+  };
+
+  it.each([
+    ['a feature', { function: 7, ebx: 0xffff_ffff }, /^ebx 0x/],
+    ['a feature of the other vendor', { function: 0x8000_0001, ecx: 1 << 4 }, /^ecx 0x10$/],
+    ['LFENCE that serializes', { function: 0x8000_0021, eax: 1 << 2 }, /^eax 0x4$/],
+    ['wider physical addresses', { function: 0x8000_0008, eax: 52 }, /^physical addresses of 52 bits: this host has 48$/],
+    ['wider linear addresses', { function: 0x8000_0008, eax: (64 << 8) | 48 }, /^linear addresses of 64 bits/],
+  ])('refuses %s that this host does not have, and says which', (_what, entry, missing) => {
+    const { kernel } = createTestHost({ vendor: 'intel' });
+    expect(whyNotReceived(kernel, toldOf({ function: 1 }, entry))).toMatchObject({
+      reason: 'CPUID_NOT_SUPPORTED',
+      details: { vcpu: '3', leaf: `0x${entry.function.toString(16)}`, missing: expect.stringMatching(missing) },
+    });
+  });
+
+  it('has nothing against what is told of the machine, and is no feature', () => {
+    const topology = { function: 0xb, index: 1, eax: 4, ebx: 8, ecx: 0x201 };
+    expect(whyNotReceived(createSevRig().host.kernel, toldOf(topology, { function: 0x8000_0008, eax: 40, ecx: 7 }))).toBeNull();
   });
 
   it('refuses memory that no guest can have', () => {
