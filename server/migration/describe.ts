@@ -54,10 +54,10 @@ const describeVcpu = (vcpu: Vcpu): Result<VcpuDescription> => {
   return { id: vcpu.id, cpuid: room.slice(0, kvm_cpuid2.size + nent * kvm_cpuid_entry2.size) };
 };
 
-/** Whether a region registered for encryption covers all of a slot, so that its pages are pinned. */
+/** Whether something of a slot is registered for encryption, so that its pages are pinned. */
 const isPinned = (vm: Vm, start: number, bytes: number): boolean =>
   (vm.arch.sev?.regions ?? []).some(
-    ({ address, size }) => address <= BigInt(start) && address + size >= BigInt(start) + BigInt(bytes),
+    ({ address, size }) => address < BigInt(start) + BigInt(bytes) && address + size > BigInt(start),
   );
 
 const describeSlots = (vm: Vm): SlotDescription[] =>

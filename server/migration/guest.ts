@@ -13,7 +13,7 @@ export interface SlotDescription {
   readonly bytes: number;
   /** KVM_MEM bits. */
   readonly flags: number;
-  /** All of it is registered for encryption (KVM_MEMORY_ENCRYPT_REG_REGION), and so pinned. */
+  /** Some of it is registered for encryption (KVM_MEMORY_ENCRYPT_REG_REGION): then all of it is pinned at the destination. */
   readonly pinned: boolean;
   /** Where its memory lies in the source's process: slots that share memory there share it here too. */
   readonly userspaceAddress: number;

@@ -45,7 +45,7 @@ import {
   kvm_xsave,
 } from '../../../server/kernel/uapi/x86-structs.js';
 import { createSevRig, type SevRig, type Vmm } from '../kernel/kvm/svm/sev-rig.js';
-import { type CountingGuest, Migration, sevEsGuest } from './two-hosts.js';
+import { type CountingGuest, Migration, sevEsGuest, sevGuest } from './two-hosts.js';
 
 const VCPUS = [0, 1] as const;
 const LVTT = 0x320;
@@ -227,6 +227,27 @@ describe('what a VMM reads of a vCPU', () => {
   });
 });
 
+describe('the local APIC of a SEV-ES guest', () => {
+  it('is in x2APIC mode there too, with its deadline, though nobody can set the registers of its vCPU', () => {
+    const [here, there] = hosts();
+    const { vmm } = here;
+    const guest = vmm.createSevGuest({ es: true, irqchip: true });
+    const [vcpu] = guest.vcpus;
+    if (vcpu === undefined) throw new Error('no vCPU');
+    const on = callOn(vmm, vcpu.fd);
+    setCpuid(vmm, vcpu.fd);
+    const sregs = kvm_sregs.decode(read(vmm, vcpu.fd, IOCTL.KVM_GET_SREGS, new Uint8Array(kvm_sregs.size)));
+    on(IOCTL.KVM_SET_SREGS, kvm_sregs.encode({ ...sregs, apic_base: sregs.apic_base | X2APIC }));
+    on(IOCTL.KVM_SET_LAPIC, inTscDeadlineMode());
+    on(IOCTL.KVM_SET_MSRS, msrs({ [MSR.TSC_DEADLINE]: 1n << 62n }));
+    vmm.must(vmm.command(guest.fd, 'LAUNCH_UPDATE_VMSA'));
+    vmm.must(vmm.command(guest.fd, 'LAUNCH_FINISH'));
+    const { vm } = migrate({ vmm, vm: guest.vm, vmFd: guest.fd, vcpuFd: vcpu.fd, vcpu: vcpu.vcpu, address: 0 }, there);
+    const lapic = vm.vcpus[0]?.arch.lapic;
+    expect([lapic?.x2apic, lapic?.timer.tscDeadlineMode, lapic?.timer.tscDeadline]).toEqual([true, true, 1n << 62n]);
+  });
+});
+
 describe('what a VM has been told', () => {
   it('is the same on the destination: capabilities, boot processor, TSC frequency, speaker, reinjection', () => {
     const [here, there] = hosts();
@@ -374,6 +395,19 @@ describe('memory slots', () => {
     const request = kvm_dirty_log.encode({ slot: 1, dirty_bitmap: BigInt(bitmap) });
     expect(there.vmm.process.try(migration.arrived().vmFd, IOCTL.KVM_GET_DIRTY_LOG, request)).toBe(0);
     expect(there.vmm.read(bitmap, 1)[0]).toBe(0b100);
+  });
+});
+
+describe('memory that is registered for encryption in pieces', () => {
+  it('is pinned on the destination too: a host may not move what is encrypted', () => {
+    const [here, there] = hosts();
+    const guest = sevGuest(here);
+    const half = 32 * PAGE_SIZE;
+    expect(here.vmm.region(guest.vmFd, 'REG', guest.address, half)).toBe(0);
+    expect(here.vmm.region(guest.vmFd, 'REG', guest.address + half, half)).toBe(0);
+    const { vm, migration } = migrate(guest, there);
+    const slot = migration.received?.slots[0];
+    expect(vm.arch.sev?.regions).toMatchObject([{ address: BigInt(slot?.address ?? 0), size: BigInt(2 * half) }]);
   });
 });
 
