@@ -91,6 +91,20 @@ export class Session implements StreamOwner {
     return this.streams[0] !== null;
   }
 
+  /** For people: what the session waits for that this daemon can do nothing about. Empty: nothing. */
+  get waitsFor(): string {
+    const { half, connected, met } = this;
+    if (half.ended) return '';
+    if (half.waitsFor !== null) return half.waitsFor;
+    if (!met) return 'the daemon of the other half, which has not come yet';
+    if (connected) return '';
+    if (half.standing === 'in-doubt')
+      return 'the destination: it alone can say whose the guest is, which stands still until then';
+    if (half.standing === 'prepared')
+      return 'the source: it alone can say whose the guest is, which does not run here until then';
+    return '';
+  }
+
   /**
    * Dials the other daemon, and again whenever a stream is lost, until the session is closed.
    * @returns what becomes of the first stream: null once the peer has proved itself, and has taken this daemon for its own

@@ -205,8 +205,8 @@ const handedOver = ({ id, half }: Session): Failure =>
   });
 
 /** What is told at once when it changes. */
-const landmark = ({ half, connected, closed, peer }: Session): string =>
-  [half.phase, half.standing, connected, closed, peer, half.vm === null, half.waitsFor].join();
+const landmark = ({ half, connected, closed, peer, waitsFor }: Session): string =>
+  [half.phase, half.standing, connected, closed, peer, half.vm === null, waitsFor].join();
 
 /** Resolves when there is something to tell that was not told with `told`. */
 const nextChange = (session: Session, told: string, signal: AbortSignal): Promise<void> =>

@@ -17,14 +17,14 @@ const STANDING: Readonly<Record<Standing, number>> = {
 };
 
 /** A session as those see it who ask for it. */
-export const migrationView = ({ id, half, connected, peer, closed }: Session): MigrationInit => ({
+export const migrationView = ({ id, half, connected, peer, closed, waitsFor }: Session): MigrationInit => ({
   session: id,
   half: HALF_OF[half.role],
   standing: STANDING[half.standing],
   phase: half.phase,
   reason: half.reason,
   detail: half.detail,
-  waits_for: half.waitsFor ?? '',
+  waits_for: waitsFor,
   connected,
   peer,
   closed,

@@ -110,7 +110,9 @@ describe('a session whose other half never comes', () => {
       const destination = beginDestination(there);
       vi.advanceTimersByTime(ATTACH_MS - 1000);
       expect([source.half.phase, destination.half.phase]).toEqual(['negotiating', 'expecting']);
+      expect(source.waitsFor).toBe('the daemon of the other half, which has not come yet');
       vi.advanceTimersByTime(2000);
+      expect([source.waitsFor, destination.waitsFor]).toEqual(['', '']);
       expect(source).toMatchObject({ closed: true, half: { phase: 'stayed', reason: 'PEER_NEVER_CAME' } });
       expect(destination).toMatchObject({ closed: true, half: { phase: 'aborted', reason: 'PEER_NEVER_CAME' } });
       expect(runOnce(guest, [])).toBe(SERIAL_EXIT);
@@ -163,6 +165,8 @@ describe('a session in doubt', () => {
   it('runs where an operator says that it does', async () => {
     const { guest, source, destination } = await doubtful();
     expect(runOnce(guest, [])).toBeNull();
+    expect(source.waitsFor).toMatch(/^the destination: it alone can say/);
+    expect(destination.waitsFor).toMatch(/^the source: it alone can say/);
     expect(destination.half.override('discard')).toBe(true);
     expect(destination.half).toMatchObject({ standing: 'aborted', reason: 'OPERATOR_OVERRIDE' });
     expect(source.half.override('run')).toBe(true);
