@@ -95,6 +95,22 @@ const interruptible = async <T>(body: (signal: AbortSignal) => Promise<T>): Prom
   }
 };
 
+/** What is carried by this program does not come any more when it ends: the first Ctrl-C says so, and the second ends it. */
+const carried = async <T>(console: Console, body: () => Promise<T>): Promise<T> => {
+  const warn = (): void => {
+    console.status?.clear();
+    console.error(
+      'the guest runs there, and waits for memory that comes by way of this program; Ctrl-C once more ends it all the same',
+    );
+  };
+  process.once('SIGINT', warn);
+  try {
+    return await body();
+  } finally {
+    process.off('SIGINT', warn);
+  }
+};
+
 const move = async (simkvm: SimKvm, console: Console, options: Options): Promise<Outcome> => {
   const process = simkvm.actAs(options.process);
   const vm = process.adopt(Vm, options.fd ?? (await fdOfVm(process, options.vm ?? 0)));
@@ -111,7 +127,7 @@ const move = async (simkvm: SimKvm, console: Console, options: Options): Promise
   const onProgress: MigrateOptions['onProgress'] = (migration) => console.status?.show(progressLines(migration));
   try {
     const moved = await interruptible((signal) => migrate(vm, { to, session, limits, push, relay, signal, onProgress }));
-    const statistics = await moved.completed();
+    const statistics = await (relay ? carried(console, moved.completed) : moved.completed());
     return { session: moved.session, statistics, received: descriptorsOf(moved.received) };
   } finally {
     console.status?.clear();

@@ -146,6 +146,23 @@ describe('simkvm, for guests that go to another host', () => {
     expect(await stranger.simkvm.migrations.list()).toEqual([]);
   });
 
+  it('does not leave a guest without its memory on the first Ctrl-C, where that comes by way of the program', async () => {
+    const { vm } = await largeGuest();
+    const session = 'carried';
+    const args = [...journey(vm.fd), '--session', session, '--relay', '--post-copy', 'at-once', ...SLOWLY];
+    let child: ChildProcess | null = null;
+    const ended = simkvm(['migrate', ...args, '--target', here.daemon.target], (begun) => {
+      child = begun;
+    });
+    const { progress } = await seen(there, session, ({ phase }) => phase === 'fetching');
+    const interrupt = (): void => void child?.kill('SIGINT');
+    interrupt();
+    await seen(there, session, (now) => (now.progress?.pages_left ?? 0n) < (progress?.pages_left ?? 0n));
+    interrupt();
+    expect((await ended).stderr).toContain('memory that comes by way of this program');
+    for (const host of [here, there]) await host.simkvm.migrations.override(session, 'discard');
+  });
+
   it('gives one up on Ctrl-C, and on `migrations cancel`', async () => {
     for (const [session, giveUp] of [
       ['ctrl-c', (child: ChildProcess) => void child.kill('SIGINT')],
