@@ -366,10 +366,10 @@ describe('memory slots', () => {
   it.each(['never', 'at-once'] as const)('that show the same memory do so on the destination (post-copy: %s)', (postCopy) => {
     const [here, there] = hosts();
     const { guest } = createVm(here);
-    const firmware = here.vmm.map(null, 8 * PAGE_SIZE);
+    const firmware = here.vmm.map(null, 12 * PAGE_SIZE);
     slot(here.vmm, guest.vmFd, 1, 0xffff_8000, firmware, 8, KVM_MEM.READONLY);
-    slot(here.vmm, guest.vmFd, 2, 0xe_0000, firmware + 4 * PAGE_SIZE, 4);
-    for (let page = 0; page < 8; page++) here.vmm.write(firmware + page * PAGE_SIZE, Uint8Array.of(page + 1));
+    slot(here.vmm, guest.vmFd, 2, 0xe_0000, firmware + 4 * PAGE_SIZE, 8);
+    for (let page = 0; page < 12; page++) here.vmm.write(firmware + page * PAGE_SIZE, Uint8Array.of(page + 1));
     const migration = new Migration(guest, there.vmm, (frame) => frame, { postCopy });
     expect(migration.run()).toBe('sent');
     const { received } = migration;
@@ -378,9 +378,12 @@ describe('memory slots', () => {
       return (found?.address ?? 0) + gpa - (found?.gpa ?? 0);
     };
     expect([0, 4, 7].map((page) => there.vmm.read(at(0xffff_8000 + page * PAGE_SIZE), 1)[0])).toEqual([1, 5, 8]);
+    expect([0, 3, 4, 7].map((page) => there.vmm.read(at(0xe_0000 + page * PAGE_SIZE), 1)[0])).toEqual([5, 8, 9, 12]);
+    // And nothing of it lies in the memory beside it.
+    for (let page = 0; page < 16; page++) expect(there.vmm.read(at(page * PAGE_SIZE), 1)[0]).toBe(0);
     there.vmm.write(at(0xe_1000), Uint8Array.of(99));
     expect(there.vmm.read(at(0xffff_d000), 1)[0]).toBe(99);
-    expect(migration.source.statistics(0).pagesSent).toBe(8);
+    expect(migration.source.statistics(0).pagesSent).toBe(12);
   });
 
   it('keep their flags, and a dirty log that leaves out nothing that has come', () => {
