@@ -131,7 +131,9 @@ describe('a session', () => {
     expect(await here.simkvm.migrations.list()).toHaveLength(1);
     await expect(sendVm(other.vm, { session: 'one', to: there.process })).rejects.toMatchObject({ errno: 'EEXIST' });
     await here.simkvm.migrations.cancel('one');
-    expect(await send()).toBe('one');
+    await expect.poll(async () => (await here.simkvm.migrations.get('one')).closed).toBe(true);
+    const over = { errno: 'EEXIST', reason: 'SESSION_IS_OVER', details: { state: 'stayed', ended: 'CANCELLED' } };
+    await expect(send()).rejects.toMatchObject(over);
     await goesOn(guest);
     await expect.poll(async () => (await there.simkvm.migrations.get('one')).closed).toBe(true);
     await nothingLeft(here, there);

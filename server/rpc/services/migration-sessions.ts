@@ -123,7 +123,7 @@ function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): Mig
   if (failed(wanted)) return refused(wanted);
   const earlier = id === null || validate_only ? undefined : sessions.get(id);
   if (earlier?.half.role === 'source' && earlier.half.vm === vm && earlier.process === current.process)
-    return yield* sendAnswer(earlier);
+    return cameToNothing(earlier) ?? (yield* sendAnswer(earlier));
   const refusal = sessions.refusal(id) ?? (to === null ? null : checkAddress('to.address', to.address));
   if (refusal !== null) return refused(refusal);
   const unfit = wanted.postCopy === 'never' ? null : whyNoPostCopy(vm);
@@ -139,6 +139,14 @@ function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): Mig
   if (answer.failure !== null) sessions.drop(session, answer.failure);
   return answer;
 }
+
+/** Whoever tries once more, under the same number, is not to take what came of it then for what comes of it now. EEXIST. */
+const cameToNothing = ({ id, closed, half }: Session): ReturnType<typeof refused> | null => {
+  const { standing, reason } = half;
+  if (!closed || (standing !== 'stayed' && standing !== 'aborted')) return null;
+  const details = { field: 'session', given: id, state: standing, ended: reason, allowed: 'a new number' };
+  return refused(new Failure('EEXIST', 'SESSION_IS_OVER', 'simkvmd', details));
+};
 
 /** The answer to a SendVm, however often it is asked for. */
 function* sendAnswer({ id, answer }: Session): MightSleep<Reply<SendVmResponseInit>> {
@@ -173,7 +181,7 @@ function* receiveVm(
   const origin = from === null ? null : [address, from.process, from_fd].join(' ');
   const earlier = id === null ? undefined : sessions.get(id);
   if (earlier?.half.role === 'destination' && earlier.process === process && (origin === null || earlier.origin === origin))
-    return yield* receiveAnswer(earlier);
+    return cameToNothing(earlier) ?? (yield* receiveAnswer(earlier));
   // Else it would be found out when all of the guest has been copied.
   if (ledger.unwritable !== null) return refused(ledger.unwritable);
   const session = sessions.begin(id, process, (wiring) => createDestinationHalf({ ...wiring, kernel, process, ledger }));
