@@ -113,7 +113,8 @@ export interface SendOptions extends SessionOptions {
 /**
  * SendVm: begins to send a VM, and gives the session's number. `migrations.watch` tells how it goes.
  * @throws KvmError EBADF, EINVAL (the guest cannot be sent; `reason` says why), EIO (the VM is dead), EBUSY (it is being sent
- * already), EEXIST (the session is another VM's, or has come to nothing), EACCES (the peer is not on the list), EHOSTUNREACH (nobody answers)
+ * already), EEXIST (the session is another VM's, or has come to nothing), EACCES (the peer is not on the list), EHOSTUNREACH
+ * (nobody answers)
  */
 export const sendVm = async (vm: FdObject, { session, to, limits, push }: SendOptions = {}): Promise<string> => {
   const request = { fd: vm.fd, session, to: to === undefined ? undefined : peerOf(to), limits, push };
@@ -130,7 +131,8 @@ export interface ReceiveOptions extends SessionOptions {
 
 /**
  * ReceiveVm: begins to receive a VM into `process`, and gives the session's number.
- * @throws KvmError EINVAL, EEXIST (there is such a session, and not from there, or it has come to nothing), EACCES (the peer is not on the list), EHOSTUNREACH
+ * @throws KvmError EINVAL, EEXIST (there is such a session, and not from there, or it has come to nothing), EACCES (the peer is
+ * not on the list), EHOSTUNREACH
  */
 export const receiveVm = async (process: Process, { session, from, vm, limits }: ReceiveOptions = {}): Promise<string> => {
   const request = {
