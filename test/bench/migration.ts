@@ -19,7 +19,7 @@ const SMALL_MIB = 1;
 const SMALL_ROUNDS = 20;
 const FIRST_MIB = 256;
 const QEMU_MIB = 256;
-const QEMU_ROUNDS = 5;
+const QEMU_ROUNDS = 9;
 /** Pairs of new processes. */
 const FIRST_ROUNDS = 3;
 const MEGABYTE = 1e6;

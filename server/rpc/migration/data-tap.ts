@@ -48,15 +48,15 @@ export class DataTap extends Duplex {
 
   /**
    * @param connect opens the connection, which puts what it reads where it is told
-   * @param received told of DATA, whose memory is used again when it has returned
+   * @param received told of DATA from `begin` to `end`, whose memory is used again when it has returned
    */
   constructor(
     connect: (onread: OnReadOpts) => Duplex,
-    private readonly received: (data: Buffer) => void,
+    private readonly received: (bytes: Buffer, begin: number, end: number) => void,
   ) {
     super();
     const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
-    const connection = connect({ buffer, callback: (count) => this.arrived(buffer.subarray(0, count)) });
+    const connection = connect({ buffer, callback: (count) => this.arrived(buffer, count) });
     connection.on('error', (error) => this.destroy(error));
     connection.on('end', () => this.push(null));
     connection.on('close', () => this.destroy());
@@ -68,7 +68,7 @@ export class DataTap extends Duplex {
     const { early } = this;
     this.opened = true;
     this.early = null;
-    if (early !== null && this.parse(early)) this.connection.resume();
+    if (early !== null && this.parse(early, early.length)) this.connection.resume();
   }
 
   override _read(): void {
@@ -98,31 +98,30 @@ export class DataTap extends Duplex {
   }
 
   /** @returns whether to go on reading, which a connection with TLS does for a while in any case */
-  private arrived(bytes: Buffer): boolean {
-    if (this.early === null) return this.parse(bytes);
-    this.early = Buffer.concat([this.early, bytes]);
+  private arrived(bytes: Buffer, count: number): boolean {
+    if (this.early === null) return this.parse(bytes, count);
+    this.early = Buffer.concat([this.early, bytes.subarray(0, count)]);
     return false;
   }
 
-  private parse(bytes: Buffer): boolean {
+  /** With TLS there are 64 of them for each MiB: a view of each part of each would cost more than what is done with it. */
+  private parse(bytes: Buffer, count: number): boolean {
     let hasRoom = true;
-    for (let at = 0; at < bytes.length && !this.destroyed; ) {
+    for (let at = 0; at < count && !this.destroyed; ) {
       if (this.headBytes < HEAD_BYTES) {
-        const count = bytes.copy(this.head, this.headBytes, at, at + HEAD_BYTES - this.headBytes);
-        this.headBytes += count;
-        at += count;
+        this.head[this.headBytes++] = bytes[at++] ?? 0;
         if (this.headBytes === HEAD_BYTES) hasRoom = this.begin();
         continue;
       }
       if (this.isData && !this.opened) {
-        this.early = Buffer.from(bytes.subarray(at));
+        this.early = Buffer.from(bytes.subarray(at, count));
         return false;
       }
-      const part = bytes.subarray(at, at + this.payloadLeft);
-      at += part.length;
-      this.payloadLeft -= part.length;
-      if (this.isData) this.takeData(part);
-      else hasRoom = this.push(Buffer.from(part));
+      const end = Math.min(count, at + this.payloadLeft);
+      this.payloadLeft -= end - at;
+      if (this.isData) this.takeData(bytes, at, end);
+      else hasRoom = this.push(Buffer.from(bytes.subarray(at, end)));
+      at = end;
       if (this.payloadLeft === 0) this.endFrame();
     }
     return hasRoom;
@@ -145,21 +144,22 @@ export class DataTap extends Duplex {
     if (payloadLeft > FRAME_MAX) this.violated(`a frame of ${payloadLeft} bytes, where ${FRAME_MAX} are allowed`);
   }
 
-  private takeData(part: Buffer): void {
-    this.consumed += part.length;
-    const data = this.dataLeft === null ? this.withoutPadding(part) : part.subarray(0, this.dataLeft);
-    this.dataLeft = (this.dataLeft ?? 0) - data.length;
-    if (data.length > 0) this.received(data);
+  private takeData(bytes: Buffer, begin: number, end: number): void {
+    this.consumed += end - begin;
+    const padded = this.dataLeft === null;
+    const dataLeft = this.dataLeft ?? this.withoutPadding(bytes[begin] ?? 0, end - begin);
+    const from = padded ? begin + 1 : begin;
+    const to = Math.min(end, from + dataLeft);
+    this.dataLeft = dataLeft - (to - from);
+    if (to > from) this.received(bytes, from, to);
     if (this.consumed >= WINDOW_BYTES / 2 && !this.destroyed) this.enlargeWindow();
   }
 
-  /** The beginning of DATA that says how much padding there is at its end. */
-  private withoutPadding(part: Buffer): Buffer {
-    const dataLeft = this.payloadLeft + part.length - 1 - (part[0] ?? 0);
-    this.dataLeft = dataLeft;
-    if (dataLeft >= 0) return part.subarray(1, 1 + dataLeft);
-    this.violated('more padding than the frame has bytes');
-    return part.subarray(0, 0);
+  /** @returns bytes of DATA in a frame that begins with how many bytes of padding it ends with, of which `here` bytes have come */
+  private withoutPadding(padding: number, here: number): number {
+    const dataLeft = this.payloadLeft + here - 1 - padding;
+    if (dataLeft < 0) this.violated('more padding than the frame has bytes');
+    return Math.max(0, dataLeft);
   }
 
   private enlargeWindow(): void {

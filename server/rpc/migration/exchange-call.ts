@@ -41,7 +41,7 @@ export class ExchangeCall {
 
   constructor(options: ExchangeCallOptions) {
     this.options = options;
-    const tap = options.hearsPages ? new DataTap(options.connect, (data) => this.take(data)) : null;
+    const tap = options.hearsPages ? new DataTap(options.connect, (bytes, begin, end) => this.take(bytes, begin, end)) : null;
     const connection = tap ?? options.connect(null);
     this.connection = connection;
     this.reader = new MessageReader(MESSAGE_MAX, (message) => (this.over ? null : options.received(message)));
@@ -105,11 +105,11 @@ export class ExchangeCall {
       this.hangUp();
     });
     // Where there is a tap, nothing comes here but the end.
-    stream.on('data', (data: Buffer) => this.take(data));
+    stream.on('data', (data: Buffer) => this.take(data, 0, data.length));
   }
 
-  private take(data: Buffer): void {
-    const refused = this.over ? null : this.reader.take(data);
+  private take(bytes: Buffer, begin: number, end: number): void {
+    const refused = this.over ? null : this.reader.take(bytes, begin, end);
     if (refused !== null) this.settle(refused);
   }
 

@@ -24,19 +24,17 @@ export class MessageReader {
   ) {}
 
   /** @returns why nothing more can be read */
-  take(chunk: Buffer): CallEnd | null {
-    for (let at = 0; at < chunk.length; ) {
+  take(chunk: Buffer, begin = 0, end = chunk.length): CallEnd | null {
+    for (let at = begin; at < end; ) {
       if (this.prefixBytes < PREFIX_BYTES) {
-        const count = chunk.copy(this.prefix, this.prefixBytes, at, at + PREFIX_BYTES - this.prefixBytes);
-        this.prefixBytes += count;
-        at += count;
+        while (this.prefixBytes < PREFIX_BYTES && at < end) this.prefix[this.prefixBytes++] = chunk[at++] ?? 0;
         if (this.prefixBytes < PREFIX_BYTES) return null;
         const refused = this.begin();
         if (refused !== null) return refused;
       }
-      const part = chunk.subarray(at, at + this.length - this.bytes);
-      at += part.length;
-      const message = this.put(part);
+      const count = Math.min(end - at, this.length - this.bytes);
+      const message = this.put(chunk, at, count);
+      at += count;
       if (message === null) return null;
       this.prefixBytes = 0;
       const refused = this.received(message);
@@ -56,11 +54,11 @@ export class MessageReader {
   }
 
   /** @returns the message once it is whole: where it has come in one piece it is not copied */
-  private put(part: Buffer): Buffer | null {
-    if (part.length === this.length) return part;
+  private put(chunk: Buffer, at: number, count: number): Buffer | null {
+    if (count === this.length) return chunk.subarray(at, at + count);
     if (this.memory.length < this.length) this.memory = Buffer.allocUnsafeSlow(this.length);
-    this.memory.set(part, this.bytes);
-    this.bytes += part.length;
+    this.memory.set(new Uint8Array(chunk.buffer, chunk.byteOffset + at, count), this.bytes);
+    this.bytes += count;
     return this.bytes === this.length ? this.memory.subarray(0, this.length) : null;
   }
 }
