@@ -3,28 +3,11 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { runProgram } from '../../client/cli/program.js';
 import { startWorld, type World } from '../../client/index.js';
+import { runSimkvm } from '../helpers/run-simkvm.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'simkvm-certificates-'));
 const file = (name: string): string => join(folder, name);
-
-const simkvm = async (...args: string[]): Promise<{ out: string; error: string; code: number }> => {
-  const result = { out: '', error: '', code: 0 };
-  await runProgram(args, {
-    out: (text) => {
-      result.out += text;
-    },
-    error: (text) => {
-      result.error += text;
-    },
-    status: null,
-    exitCode: (code) => {
-      result.code = code;
-    },
-  });
-  return result;
-};
 
 describe('simkvm certificates', () => {
   let world: World;
@@ -36,7 +19,7 @@ describe('simkvm certificates', () => {
     rmSync(folder, { recursive: true });
   });
   const certificates = (...options: string[]) =>
-    simkvm('certificates', '--target', world.daemon.target, '--out', folder, ...options);
+    runSimkvm('certificates', '--target', world.daemon.target, '--out', folder, ...options);
 
   it('gives an owner what verifies the platform, and makes a session for it', async () => {
     expect(await certificates()).toMatchObject({ code: 0, error: '' });
@@ -50,14 +33,14 @@ describe('simkvm certificates', () => {
       '--amd',
       file('amd.cert'),
     ];
-    expect(await simkvm('attest', 'platform', ...options)).toMatchObject({
+    expect(await runSimkvm('attest', 'platform', ...options)).toMatchObject({
       code: 0,
       out: expect.stringContaining('the platform verifies'),
     });
     // What the chip exports by itself lacks the ASK's signature, which AMD's service adds.
-    const bare = await simkvm('attest', 'platform', ...options.slice(0, 4), '--amd', file('amd.cert'));
+    const bare = await runSimkvm('attest', 'platform', ...options.slice(0, 4), '--amd', file('amd.cert'));
     expect(bare).toMatchObject({ code: 1, out: expect.stringContaining('FAILED  the ASK has signed the CEK') });
-    expect((await simkvm('session', 'create', '--pdh', file('pdh.cert'), '--policy', '1', '--out', folder)).code).toBe(0);
+    expect((await runSimkvm('session', 'create', '--pdh', file('pdh.cert'), '--policy', '1', '--out', folder)).code).toBe(0);
 
     await using kvm = await world.process.openKvm();
     await using sev = await world.process.openSev();
@@ -83,7 +66,7 @@ describe('simkvm certificates', () => {
   });
 
   it('says where files cannot be written', async () => {
-    const refused = await simkvm('certificates', '--target', world.daemon.target, '--out', '/dev/null/here');
+    const refused = await runSimkvm('certificates', '--target', world.daemon.target, '--out', '/dev/null/here');
     expect(refused).toMatchObject({ code: 1, out: '', error: expect.stringContaining("'/dev/null/here' cannot be written to") });
   });
 });

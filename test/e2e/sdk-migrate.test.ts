@@ -285,7 +285,8 @@ describe('hosts that speak TLS', () => {
       using authority = new Authority();
       using elsewhere = new Authority();
       const certified = { one: authority.certify('one'), elsewhere: elsewhere.certify('elsewhere') };
-      const argsOf = (name: string | null): readonly string[] => (name === 'one' || name === 'elsewhere' ? certified[name].args : []);
+      const argsOf = (name: string | null): readonly string[] =>
+        name === 'one' || name === 'elsewhere' ? certified[name].args : [];
       await using daemon = await startDaemon({ args: argsOf(here) });
       await using other = await startDaemon({ args: argsOf(there) });
       await using simkvm =

@@ -4,11 +4,11 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { runProgram } from '../../client/cli/program.js';
 import { decodeEcSignature } from '../../server/hardware/amd/certificates.js';
 import { REPORT, REPORT_SIGNED_LENGTH } from '../../server/hardware/amd/snp/attestation-report.js';
 import * as der from '../../server/hardware/amd/snp/der.js';
 import { MESSAGE_TYPE, openMessage, sealMessage } from '../../server/hardware/amd/snp/guest-message.js';
+import { runSimkvm } from '../helpers/run-simkvm.js';
 import { vmgexit } from './canary/canary-guest.js';
 import { observedHost } from './canary/observed-host.js';
 import {
@@ -36,21 +36,6 @@ const file = (name: string, contents: Uint8Array | string): string => {
   return join(folder, name);
 };
 const pem = (bytes: Uint8Array): string => new X509Certificate(bytes).toString();
-
-const simkvm = async (...args: string[]): Promise<{ out: string; code: number }> => {
-  const result = { out: '', code: 0 };
-  await runProgram(args, {
-    out: (text) => {
-      result.out += text;
-    },
-    error: () => {},
-    status: null,
-    exitCode: (code) => {
-      result.code = code;
-    },
-  });
-  return result;
-};
 
 /** A report that the guest has asked for, and the certificates of the platform. */
 const attested = async () => {
@@ -84,7 +69,7 @@ describe('a report that a guest gets over the wire', () => {
     const chain = file('certs.pem', [vcek, ask, ark].map(pem).join(''));
     const expected = ['--report-data', Buffer.from(REPORT_DATA).toString('hex'), '--policy', String(POLICY)];
     const verify = (name: string, bytes: Uint8Array) =>
-      simkvm('attest', 'verify', file(name, bytes), '--chain', chain, '--root', root, ...expected);
+      runSimkvm('attest', 'verify', file(name, bytes), '--chain', chain, '--root', root, ...expected);
     const verdict = await verify('report.bin', report);
     expect(verdict.out).toContain('the report verifies');
     expect(verdict.code).toBe(0);

@@ -8,19 +8,11 @@ import type {
   OwedFramesHandler,
   SourceGuest,
 } from '../../../server/migration/guest.js';
-import type { Ledger } from '../../../server/migration/ledger.js';
 import { type CopyLimits, DEFAULT_LIMITS } from '../../../server/migration/limits.js';
 import type { Frame } from '../../../server/migration/message.js';
 import { Source } from '../../../server/migration/source.js';
+import { nothingKept } from './two-hosts.js';
 
-const ledger: Ledger = {
-  id: 'memory',
-  records: [],
-  unwritable: null,
-  record: () => null,
-  hasCommitted: () => false,
-  forget: () => {},
-};
 const none = new Uint8Array(0);
 
 const description: GuestDescription = {
@@ -104,9 +96,9 @@ class Copying {
     const limits = { ...DEFAULT_LIMITS, ...shape.limits };
     const local = (boot: string) => ({ session: 'session', boot, ledger: 'memory' });
     const guest = this.sourceGuest();
-    this.source = new Source(local('here'), guest, ledger, limits, (frame) => this.wire.push({ to: 'destination', frame }));
+    this.source = new Source(local('here'), guest, nothingKept, limits, (frame) => this.wire.push({ to: 'destination', frame }));
     const answer = (frame: Frame) => this.wire.push({ to: 'source', frame });
-    this.destination = new Destination(local('there'), createDestinationGuest, ledger, answer);
+    this.destination = new Destination(local('there'), createDestinationGuest, nothingKept, answer);
     this.source.connected();
     this.destination.connected();
   }

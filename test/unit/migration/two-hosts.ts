@@ -110,7 +110,8 @@ export const completeIo = (guest: CountingGuest): void => {
   kvm_run.write(bytes, { immediate_exit: 0 });
 };
 
-const nothingKept: Ledger = {
+/** A ledger that remembers nothing. */
+export const nothingKept: Ledger = {
   id: 'memory',
   records: [],
   unwritable: null,

@@ -1,26 +1,8 @@
 import { status } from '@grpc/grpc-js';
 import { describe, expect, it } from 'vitest';
 import { describeFailure, exitCodeOf } from '../../../../client/cli/failure.js';
-import { runProgram } from '../../../../client/cli/program.js';
+import { runSimkvm } from '../../../helpers/run-simkvm.js';
 import { serviceError } from '../fake-transport.js';
-
-/** Runs `simkvm` with `args`: what it printed, and how it ended. */
-const run = async (...args: string[]): Promise<{ out: string; error: string; code: number }> => {
-  const result = { out: '', error: '', code: 0 };
-  await runProgram(args, {
-    out: (text) => {
-      result.out += text;
-    },
-    error: (text) => {
-      result.error += text;
-    },
-    status: null,
-    exitCode: (code) => {
-      result.code = code;
-    },
-  });
-  return result;
-};
 
 describe('the command line', () => {
   it.each([
@@ -29,20 +11,20 @@ describe('the command line', () => {
     ['a VM that is no number', ['vm', 'show', 'x']],
     ['a target that is none', ['host', '--target', 'nowhere']],
   ])('that is wrong ends with 2 and says how it should be: %s', async (_what, args) => {
-    const { out, error, code } = await run(...args);
+    const { out, error, code } = await runSimkvm(...args);
     expect(code).toBe(2);
     expect(out).toBe('');
     expect(error).not.toBe('');
   });
 
   it('shows its help, and ends with 0', async () => {
-    const { out, code } = await run('--help');
+    const { out, code } = await runSimkvm('--help');
     expect(code).toBe(0);
     expect(out).toContain('--target');
   });
 
   it('ends with 3 where no host answers, and says what to do', async () => {
-    const { error, code } = await run('vms', '--target', '127.0.0.1:1');
+    const { error, code } = await runSimkvm('vms', '--target', '127.0.0.1:1');
     expect(code).toBe(3);
     expect(error).toContain('no simkvmd answers at 127.0.0.1:1');
     expect(error).toContain('--target HOST:PORT');
