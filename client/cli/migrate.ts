@@ -83,33 +83,32 @@ interface Descriptors {
 const descriptorsOf = (received: ReceivedGuest | null): Descriptors | null =>
   received && { vm: received.vm.fd, vcpus: received.vcpus.map(({ fd }) => fd) };
 
-/** Runs `body` with what tells it that a person has pressed Ctrl-C; a second time ends the program as ever. */
-const interruptible = async <T>(body: (signal: AbortSignal) => Promise<T>): Promise<T> => {
-  const abort = new AbortController();
-  const interrupt = (): void => abort.abort(new Error('interrupted'));
-  process.once('SIGINT', interrupt);
-  try {
-    return await body(abort.signal);
-  } finally {
-    process.off('SIGINT', interrupt);
-  }
-};
+/**
+ * What the first Ctrl-C does; the second one ends the program as ever. One listener for all of it: between two, a signal is
+ * lost or ends the program.
+ */
+class FirstInterrupt {
+  private pressed = false;
 
-/** What is carried by this program does not come any more when it ends: the first Ctrl-C says so, and the second ends it. */
-const carried = async <T>(console: Console, body: () => Promise<T>): Promise<T> => {
-  const warn = (): void => {
-    console.status?.clear();
-    console.error(
-      'the guest runs there, and waits for memory that comes by way of this program; Ctrl-C once more ends it all the same',
-    );
+  private readonly listener = (): void => {
+    this.pressed = true;
+    this.does();
   };
-  process.once('SIGINT', warn);
-  try {
-    return await body();
-  } finally {
-    process.off('SIGINT', warn);
+
+  constructor(private does: () => void) {
+    process.once('SIGINT', this.listener);
   }
-};
+
+  /** From now on it does something else: at once, where it has been pressed already. */
+  now(does: () => void): void {
+    this.does = does;
+    if (this.pressed) does();
+  }
+
+  [Symbol.dispose](): void {
+    process.off('SIGINT', this.listener);
+  }
+}
 
 const move = async (simkvm: SimKvm, console: Console, options: Options): Promise<Outcome> => {
   const process = simkvm.actAs(options.process);
@@ -125,13 +124,24 @@ const move = async (simkvm: SimKvm, console: Console, options: Options): Promise
   await using other = relay ? await connect(options, address) : null;
   const to: MigrateOptions['to'] = other === null ? end : other.actAs(toProcess);
   const onProgress: MigrateOptions['onProgress'] = (migration) => console.status?.show(progressLines(migration));
+  const giveUp = new AbortController();
+  using interrupt = new FirstInterrupt(() => giveUp.abort(new Error('interrupted')));
   try {
-    const moved = await interruptible((signal) => migrate(vm, { to, session, limits, push, relay, signal, onProgress }));
-    const statistics = await (relay ? carried(console, moved.completed) : moved.completed());
-    return { session: moved.session, statistics, received: descriptorsOf(moved.received) };
+    const moved = await migrate(vm, { to, session, limits, push, relay, signal: giveUp.signal, onProgress });
+    // What this program carries does not come any more when it ends; what the daemons fetch from each other does.
+    if (!relay) interrupt[Symbol.dispose]();
+    else if (moved.statistics.pages_left) interrupt.now(() => warnOfMemory(console));
+    return { session: moved.session, statistics: await moved.completed(), received: descriptorsOf(moved.received) };
   } finally {
     console.status?.clear();
   }
+};
+
+const warnOfMemory = (console: Console): void => {
+  console.status?.clear();
+  console.error(
+    'the guest runs there, and waits for memory that comes by way of this program; Ctrl-C once more ends it all the same',
+  );
 };
 
 /** Of a detail's name. */
