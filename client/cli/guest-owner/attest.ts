@@ -1,8 +1,8 @@
 import type { Command } from 'commander';
 import type { Root } from '../../guest-owner/amd-roots.js';
 import { type Measured, verifyMeasurement } from '../../guest-owner/measurement.js';
-import { judgeSevReport, type SevReportVerdict } from '../../guest-owner/sev-attestation-report.js';
-import { type PlatformVerdict, verifyPlatform } from '../../guest-owner/sev-certificate.js';
+import { type ExpectedSevReport, judgeSevReport, type SevReportVerdict } from '../../guest-owner/sev-attestation-report.js';
+import { type PlatformCertificates, type PlatformVerdict, verifyPlatform } from '../../guest-owner/sev-certificate.js';
 import type { Check, Verdict } from '../../guest-owner/verdict.js';
 import type { Expected, ReportVerdict } from '../../guest-owner/verify-report.js';
 import { fields } from '../output.js';
@@ -81,27 +81,17 @@ interface VerifyOptions extends GlobalOptions, Expected {
   readonly root?: NamedFile;
 }
 
-interface MeasurementOptions extends GlobalOptions {
+interface MeasurementOptions extends GlobalOptions, Measured {
   readonly tik: Uint8Array;
-  readonly digest: Uint8Array;
-  readonly policy: number;
-  readonly apiMajor: number;
-  readonly apiMinor: number;
-  readonly build: number;
 }
 
-interface SevReportOptions extends GlobalOptions {
+interface SevReportOptions extends GlobalOptions, ExpectedSevReport {
   readonly mnonce: Uint8Array;
   readonly pek: Uint8Array;
-  readonly digest?: Uint8Array;
-  readonly policy?: number;
 }
 
-interface PlatformOptions extends GlobalOptions {
-  readonly pdh: Uint8Array;
+interface PlatformOptions extends GlobalOptions, Omit<PlatformCertificates, 'chain'> {
   readonly certs: Uint8Array;
-  readonly cek?: Uint8Array;
-  readonly amd: Uint8Array;
 }
 
 /** `simkvm attest`: what a guest's owner verifies. */
@@ -125,8 +115,7 @@ export const registerAttest = (program: Command, console: Console): void => {
     .option('--vmpl <number>', 'expected VMPL', numberArgument)
     .action((bytes: Uint8Array, _options, command: Command) => {
       const { chain, root, ...options } = command.optsWithGlobals<VerifyOptions>();
-      const { measurement, reportData, hostData, policy, policyForbids, vmpl } = options;
-      const expected = { measurement, reportData, hostData, policy, policyForbids, vmpl };
+      const expected: Expected = options;
       return runLocal(
         options,
         console,
@@ -176,12 +165,12 @@ export const registerAttest = (program: Command, console: Console): void => {
     .option('--digest <hex>', 'expected launch digest', hexArgument)
     .option('--policy <number>', 'expected guest policy', numberArgument)
     .action((report: Uint8Array, _options, command: Command) => {
-      const { mnonce, pek, digest, policy, ...options } = command.optsWithGlobals<SevReportOptions>();
+      const { mnonce, pek, ...options } = command.optsWithGlobals<SevReportOptions>();
+      const expected: ExpectedSevReport = options;
       return runLocal(
         options,
         console,
         () => {
-          const expected = { ...(digest && { digest }), ...(policy !== undefined && { policy }) };
           const value = judgeSevReport(report, mnonce, pek, expected);
           return { value, ok: value.ok };
         },
@@ -196,12 +185,12 @@ export const registerAttest = (program: Command, console: Console): void => {
     .option('--cek <file>', "the CEK certificate with the ASK's signature, if the chain has it without", fileArgument)
     .requiredOption('--amd <file>', 'ASK and ARK, one after the other', fileArgument)
     .action((_options, command: Command) => {
-      const { pdh, certs: chain, cek, amd, ...options } = command.optsWithGlobals<PlatformOptions>();
+      const { certs: chain, ...options } = command.optsWithGlobals<PlatformOptions>();
       return runLocal(
         options,
         console,
         () => {
-          const value = verifyPlatform({ pdh, chain, amd, ...(cek === undefined ? {} : { cek }) });
+          const value = verifyPlatform({ ...options, chain });
           return { value, ok: value.ok };
         },
         renderPlatform,
