@@ -4,7 +4,7 @@ import { type MightSleep, WaitQueue } from '../sched/wait.js';
 import { IOCTL } from '../uapi/ioctls.js';
 import type { Vcpu } from './vcpu.js';
 import type { Vm } from './vm.js';
-import { completeWrite } from './x86/complete-write.js';
+import { kvmArchVcpuCompleteIo, kvmArchVcpuOpenExit } from './x86/complete-io.js';
 
 /** By these userspace raises an interrupt of the guest. */
 const INTERRUPTS: ReadonlySet<number> = new Set([IOCTL.KVM_IRQ_LINE, IOCTL.KVM_IRQ_LINE_STATUS, IOCTL.KVM_SIGNAL_MSI]);
@@ -13,9 +13,9 @@ const INTERRUPTS: ReadonlySet<number> = new Set([IOCTL.KVM_IRQ_LINE, IOCTL.KVM_I
  * A VM whose vCPUs are stopped under their mutexes, between two instructions and with no I/O half done, so that all of its
  * state can be read. It is what a VMM does to its vCPU threads before it migrates (a signal, KVM_RUN until the exit in flight
  * is completed, then a barrier), made by the daemon for it: a vCPU in KVM_RUN leaves with EINTR, as by a signal; one whose last
- * exit was a write is completed without its VMM, and one whose exit userspace has to answer is waited for. Until `release` kvm->lock and the mutexes are held, so every
- * KVM_RUN, vCPU ioctl and KVM_CREATE_VCPU waits, and goes on afterwards as if nothing had been. So does an ioctl that raises an
- * interrupt: the irqchip may have been read.
+ * exit was a write is completed without its VMM, and one whose exit userspace has to answer is waited for. Until `release`
+ * kvm->lock and the mutexes are held, so every KVM_RUN, vCPU ioctl and KVM_CREATE_VCPU waits, and goes on afterwards as if
+ * nothing had been. So does an ioctl that raises an interrupt: the irqchip may have been read.
  */
 export class VmPause {
   private readonly changed = new WaitQueue();
@@ -67,9 +67,9 @@ export class VmPause {
     const { waited } = this;
     if (waited === null) return null;
     if (waited === 'vm') return `a call that holds kvm->lock of vm ${this.vm.id}`;
-    const { id, arch } = waited;
-    if (arch.completion === null) return `a call on vcpu ${id}`;
-    return `the VMM: vcpu ${id} has left KVM_RUN (${arch.completion.kind}), and its exit is completed by the next KVM_RUN`;
+    const exit = kvmArchVcpuOpenExit(waited);
+    if (exit === null) return `a call on vcpu ${waited.id}`;
+    return `the VMM: vcpu ${waited.id} has left KVM_RUN (${exit}), and its exit is completed by the next KVM_RUN`;
   }
 
   /** A vCPU has left KVM_RUN: its I/O may be complete now. */
@@ -101,10 +101,10 @@ export class VmPause {
   private *lockQuiet(current: Task, vcpu: Vcpu): MightSleep<boolean> {
     while (!this.letGo) {
       yield* vcpu.mutex.lock(current);
-      if (!this.letGo) yield* completeWrite(current, vcpu);
-      if (vcpu.arch.completion === null && vcpu.arch.emulation === null) return true;
+      if (!this.letGo && (yield* kvmArchVcpuCompleteIo(current, vcpu))) return true;
       vcpu.mutex.unlock(current);
-      yield { kind: 'uninterruptible', queue: this.changed, site: 'vm_pause(io)' };
+      // `release` may have come during either wait, and wakes nobody a second time.
+      if (!this.letGo) yield { kind: 'uninterruptible', queue: this.changed, site: 'vm_pause(io)' };
     }
     return false;
   }
