@@ -42,6 +42,7 @@ interface Options extends GlobalOptions {
   readonly downtime?: number;
   readonly rounds?: number;
   readonly bandwidth?: number;
+  readonly switchoverBandwidth?: number;
   readonly streams?: number;
   readonly autoConverge?: boolean;
   readonly compress?: boolean;
@@ -55,6 +56,7 @@ const limitsOf = (options: Options): MigrationLimitsInit => ({
   downtime_ms: options.downtime,
   rounds: options.rounds,
   bandwidth: options.bandwidth,
+  switchover_bandwidth: options.switchoverBandwidth,
   streams: options.streams,
   auto_converge: options.autoConverge,
   compress: options.compress,
@@ -171,6 +173,11 @@ export const registerMigrate = (program: Command, console: Console): void => {
     .option('--downtime <ms>', 'how long the guest may be stopped (default: 300)', number)
     .option('--rounds <n>', 'rounds of copying after which it is stopped in any case (default: 30)', number)
     .option('--bandwidth <bytes>', 'guest memory a second while the guest runs, such as 100M', bandwidth)
+    .option(
+      '--switchover-bandwidth <bytes>',
+      'what the link carries once the guest is stopped; foretells the downtime',
+      bandwidth,
+    )
     .option('--streams <n>', 'streams that pages go over (default: 1)', number)
     .option('--auto-converge', 'slow the vCPUs down where they write faster than is copied')
     .option('--compress', 'compress pages that travel in the clear')

@@ -7,7 +7,11 @@ const TRIGGER = 0.5;
 /** Rounds of that kind before the vCPUs are slowed down (further). */
 const PATIENCE = 2;
 
-/** Auto-converge: how far the vCPUs are slowed down, decided after each round as QEMU's `migration_trigger_throttle` does. */
+/**
+ * Auto-converge: how far the vCPUs are slowed down, decided after each round as QEMU's `migration_trigger_throttle` does, which takes
+ * rounds together until a second has passed. As there, what the guest writes is compared with what was sent, whatever held that
+ * back: a limit of bandwidth is the operator's wish, and who has both gets a guest that is slow enough for it.
+ */
 export class AutoConverge {
   percent = 0;
   private divergent = 0;

@@ -42,6 +42,9 @@ export class CopyProgress {
   private downtimeMs = 0;
   private readonly rate = new Rate();
 
+  /** @param switchoverBandwidth of `CopyLimits` */
+  constructor(private readonly switchoverBandwidth: number | null) {}
+
   sent(batch: PageBatch, nowMs: number): void {
     // The rate counts from when the first page has left.
     if (this.roundStartMs === null) this.rate.add(0, nowMs);
@@ -82,10 +85,13 @@ export class CopyProgress {
     this.stoppedMs = null;
   }
 
-  /** What has not arrived, at the present rate; infinite while nothing has arrived and something is left. */
+  /**
+   * What has not arrived, at the rate that is promised for it, or else at the present one; infinite while nothing has arrived and
+   * something is left.
+   */
   expectedDowntimeMs(nowMs: number): number {
     const bytes = (this.pagesLeft + this.pagesSent - this.pagesArrived) * PAGE_SIZE;
-    return bytes === 0 ? 0 : (1000 * bytes) / this.rate.perSecond(nowMs);
+    return bytes === 0 ? 0 : (1000 * bytes) / (this.switchoverBandwidth ?? this.rate.perSecond(nowMs));
   }
 
   statistics(nowMs: number): MigrationStatistics {

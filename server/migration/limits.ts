@@ -12,6 +12,11 @@ export interface CopyLimits {
   readonly rounds: number;
   /** Bytes of guest memory a second while the guest runs; null: as fast as it goes. */
   readonly bandwidth: number | null;
+  /**
+   * Bytes of guest memory a second that can be sent while it is stopped: the downtime is foreseen at this rate (QEMU's
+   * `avail-switchover-bandwidth`). Null: at the rate of the copying, which `bandwidth` may hold back.
+   */
+  readonly switchoverBandwidth: number | null;
   /** Slows the vCPUs down where they write faster than is copied. */
   readonly autoConverge: boolean;
   /** Streams that the pages go over: as many as whoever drives the session opens. */
@@ -27,6 +32,7 @@ export const DEFAULT_LIMITS: CopyLimits = {
   downtimeMs: 300,
   rounds: 30,
   bandwidth: null,
+  switchoverBandwidth: null,
   autoConverge: false,
   streams: 1,
   compress: false,

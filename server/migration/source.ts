@@ -45,7 +45,7 @@ export class Source {
   state: SourceState = { phase: 'negotiating' };
   private readonly link: Link;
   private readonly proof: CommitProof;
-  private readonly progress = new CopyProgress();
+  private readonly progress: CopyProgress;
   private readonly pages: PageSender;
   private readonly rounds: CopyRounds;
   private nowMs = 0;
@@ -63,6 +63,7 @@ export class Source {
   ) {
     this.link = new Link(local, transmit, (message) => this.messageArrived(message));
     this.proof = new CommitProof(this.link);
+    this.progress = new CopyProgress(limits.switchoverBandwidth);
     this.pages = new PageSender(guest, this.link, limits, this.progress);
     this.rounds = new CopyRounds(guest, limits, this.progress);
     this.postCopy = limits.postCopy === 'at-once';

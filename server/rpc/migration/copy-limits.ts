@@ -17,13 +17,18 @@ const POST_COPY: Readonly<Record<number, PostCopyMode>> = {
 const wrong = (field: string, given: number | bigint, allowed: string): Failure =>
   new Failure('EINVAL', 'FIELD_OUT_OF_RANGE', 'simkvmd', { field: `limits.${field}`, given: String(given), allowed });
 
+const wrongBandwidth = (field: string, given: bigint | null): Failure | null =>
+  given === null || (given >= BANDWIDTH_MIN && given <= BigInt(Number.MAX_SAFE_INTEGER))
+    ? null
+    : wrong(field, given, `${BANDWIDTH_MIN} to 2^53-1 bytes a second`);
+
 /** What a request says of how to copy, with defaults for what it does not say. EINVAL. */
 export const copyLimits = (limits: MigrationLimits | null): Result<CopyLimits> => {
   if (limits === null) return DEFAULT_LIMITS;
-  const { downtime_ms, rounds, bandwidth, auto_converge, streams } = limits;
+  const { downtime_ms, rounds, bandwidth, auto_converge, streams, switchover_bandwidth } = limits;
   if (rounds !== null && (rounds < 1 || rounds > ROUNDS_MAX)) return wrong('rounds', rounds, `1 to ${ROUNDS_MAX}`);
-  if (bandwidth !== null && (bandwidth < BANDWIDTH_MIN || bandwidth > BigInt(Number.MAX_SAFE_INTEGER)))
-    return wrong('bandwidth', bandwidth, `${BANDWIDTH_MIN} to 2^53-1 bytes a second`);
+  const unfit = wrongBandwidth('bandwidth', bandwidth) ?? wrongBandwidth('switchover_bandwidth', switchover_bandwidth);
+  if (unfit !== null) return unfit;
   if (streams !== null && (streams < 1 || streams > STREAMS_MAX)) return wrong('streams', streams, `1 to ${STREAMS_MAX}`);
   const postCopy = POST_COPY[limits.post_copy];
   if (postCopy === undefined)
@@ -40,6 +45,7 @@ export const copyLimits = (limits: MigrationLimits | null): Result<CopyLimits> =
     downtimeMs: downtime_ms ?? DEFAULT_LIMITS.downtimeMs,
     rounds: rounds ?? DEFAULT_LIMITS.rounds,
     bandwidth: bandwidth === null ? null : Number(bandwidth),
+    switchoverBandwidth: switchover_bandwidth === null ? null : Number(switchover_bandwidth),
     autoConverge: auto_converge,
     compress: limits.compress,
     streams: streams ?? DEFAULT_LIMITS.streams,

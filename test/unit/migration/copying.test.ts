@@ -240,6 +240,32 @@ describe('auto-converge', () => {
     expect(copying.source.statistics(copying.nowMs).throttlePercent).toBe(copying.throttles.at(-1));
   });
 
+  describe('under a low limit of bandwidth', () => {
+    /** All of its memory is written in 128 ms, sent in 32 ms, and may be sent in 256 ms. */
+    const limits = { downtimeMs: 40, autoConverge: true, bandwidth: 8_000 * PAGE_SIZE };
+    const held = { ...QUIET, pages: 2048, writesPerMs: 16, limits };
+    const switchoverBandwidth = 64_000 * PAGE_SIZE;
+
+    it('slows a guest down that writes faster than that, since the downtime is foreseen at it', () => {
+      const copying = new Copying(held);
+      copying.run();
+      expect(copying.throttles.length).toBeGreaterThan(2);
+    });
+
+    it('spares a guest that can be stopped in time, where it is known what the link carries then', () => {
+      const copying = new Copying({ ...held, limits: { ...limits, switchoverBandwidth } });
+      copying.run();
+      expect(copying.throttles).toEqual([]);
+      expect(copying.source.statistics(copying.nowMs).downtimeMs).toBeLessThanOrEqual(limits.downtimeMs);
+    });
+
+    it('slows it down all the same where it could not be stopped in time even so', () => {
+      const copying = new Copying({ ...held, limits: { ...limits, downtimeMs: 20, switchoverBandwidth } });
+      copying.run();
+      expect(copying.throttles.length).toBeGreaterThan(0);
+    });
+  });
+
   it('leaves a guest alone that converges by itself', () => {
     const copying = new Copying({ ...diverging, writesPerMs: 16 });
     copying.run();
