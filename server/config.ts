@@ -12,6 +12,8 @@ export interface DaemonConfig {
   /** Every lock point is a scheduling point, in an order that follows from the seed. */
   readonly preemptAtLocks: boolean;
   readonly host: HostConfig;
+  /** File of the ccp driver's module parameter `init_ex_path`; null: the secure processor keeps its storage itself. */
+  readonly initExPath: string | null;
   /** Null: connections are in the clear. */
   readonly tls: TlsOptions | null;
   readonly migration: MigrationConfig;
@@ -70,6 +72,7 @@ interface Options {
   sevAsids: number;
   minSevAsid: number;
   snp: boolean;
+  initExPath?: string;
   policy: HostConfig['postMovePolicy'];
   sharedIrqfd: boolean;
   knownUpstreamDefects: boolean;
@@ -109,6 +112,11 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
     .option('--sev-asids <n>', 'highest ASID (CPUID 0x8000001F ECX)', integer(1, 65_535), defaults.sev.asids)
     .option('--min-sev-asid <n>', 'lowest ASID of a plain SEV guest (EDX)', integer(1, 65_536), defaults.sev.minSevAsid)
     .option('--snp', 'SEV-SNP guests: the platform is initialised for them at start', defaults.sev.snp)
+    .option(
+      '--init-ex-path <file>',
+      'where the identity of the SEV platform (PEK, PDH, owner) is kept, sealed by the secure processor: ccp.init_ex_path; ' +
+        'without it the identity ends with the daemon',
+    )
     .addOption(
       new Option('--policy <name>', 'what becomes of the source of a move')
         .choices(POST_MOVE_POLICIES)
@@ -154,6 +162,7 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
       snpMove: options.snpMove,
       costFactors: {},
     },
+    initExPath: options.initExPath ?? null,
     tls: tlsOptions(command, options),
     migration: {
       stateDir: options.stateDir ?? null,

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { isLoopback, type MigrationConfig, parseConfig } from './config.js';
 import { createEntropy } from './hardware/entropy.js';
+import { openInitExFile } from './init-ex-file.js';
 import { createHost } from './kernel/kvm/host.js';
 import { type PickNext, Scheduler } from './kernel/sched/scheduler.js';
 import { createLog, type Log } from './log.js';
@@ -47,6 +48,7 @@ const main = async (): Promise<void> => {
   const kernel = createHost(config.host, {
     clock: { now: () => process.hrtime.bigint() - started },
     ...(config.preemptAtLocks ? { scheduler: preemptiveScheduler(config.host.seed) } : {}),
+    ...(config.initExPath === null ? {} : { initExFile: openInitExFile(config.initExPath, log) }),
   });
   startPump(kernel);
   const tls = config.tls === null ? null : loadTls(config.tls);

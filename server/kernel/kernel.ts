@@ -5,6 +5,7 @@ import type { Entropy } from '../hardware/entropy.js';
 import { MiscController } from './cgroup/misc.js';
 import type { Clock } from './clock.js';
 import type { HostConfig } from './config.js';
+import type { InitExFile } from './drivers/ccp/init-ex.js';
 import { Psp } from './drivers/ccp/psp.js';
 import type { Result } from './failure.js';
 import { failed } from './failure.js';
@@ -40,10 +41,12 @@ export interface KernelParts {
   readonly findings: Findings;
   /** Null on an Intel host. */
   readonly amd: AmdPlatform | null;
+  /** Module parameter `init_ex_path` of the ccp driver. */
+  readonly initExFile: InitExFile | null;
 }
 
 /** One simulated kernel: its processes and its VMs, over the hardware it was given. Two of them share nothing. */
-export class Kernel implements KernelParts {
+export class Kernel implements Omit<KernelParts, 'initExFile'> {
   readonly config: HostConfig;
   readonly dram: Dram;
   readonly pages: PageAllocator;
@@ -92,7 +95,9 @@ export class Kernel implements KernelParts {
       amd: this.amd,
     } = parts);
     const { sev, cpus } = this.config;
-    this.psp = this.amd === null ? null : new Psp(this.amd, this.dram, { es: sev.es, snp: sev.enabled && sev.snp, cpus });
+    const { initExFile } = parts;
+    this.psp =
+      this.amd === null ? null : new Psp(this.amd, this.dram, { es: sev.es, snp: sev.enabled && sev.snp, cpus, initExFile });
     this.miscCgroups = new MiscController({
       sev: Math.max(0, sev.asids - sev.minSevAsid + 1),
       sev_es: Math.min(sev.asids, sev.minSevAsid - 1),

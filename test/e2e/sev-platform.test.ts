@@ -1,5 +1,8 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Errno, type Outcome, SevRetCode, startWorld, type World } from '../../client/index.js';
+import { type Errno, type Outcome, type SevPlatform, SevRetCode, startWorld, type World } from '../../client/index.js';
 
 const CERTIFICATE = 2084;
 const RDONLY = 0;
@@ -74,5 +77,29 @@ describe('/dev/sev over the wire', () => {
     await vm.sev.launchStart({ policy: 0 }, sev.fd);
     expect(await sev.platformStatus()).toMatchObject({ state: 2, guest_count: 1 });
     expect((await sev.try.factoryReset()).errno).toBe('EBUSY');
+  });
+});
+
+describe('--init-ex-path', () => {
+  it('keeps the platform’s identity, its owner among it, over restarts of the daemon', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'simkvm-init-ex-'));
+    const args = ['--init-ex-path', join(folder, 'nv')];
+    const certificates = async (change: (sev: SevPlatform) => Promise<unknown> = async () => {}) => {
+      await using world = await startWorld({ args });
+      await using sev = await world.process.openSev();
+      await change(sev);
+      const { pdh_cert_address_bytes: pdh, cert_chain_address_bytes: chain } = await sev.pdhCertExport();
+      return Buffer.concat([pdh, chain]).toString('hex');
+    };
+    try {
+      const first = await certificates();
+      const second = await certificates((sev) => sev.pekGen());
+      expect(second).not.toBe(first);
+      expect(await certificates()).toBe(second);
+      writeFileSync(join(folder, 'nv'), 'not an image of any identity');
+      expect(await certificates()).not.toBe(second);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 });

@@ -28,6 +28,11 @@ describe('the command line of simkvmd', () => {
     expect(migration).toEqual({ stateDir: null, peers: [], advertise: null, unsealed: false });
   });
 
+  it('leaves the platform’s identity to the secure processor, or keeps it in a file', () => {
+    expect(parse().initExPath).toBeNull();
+    expect(parse('--init-ex-path', '/var/lib/sev/nv').initExPath).toBe('/var/lib/sev/nv');
+  });
+
   it('takes fingerprints as simkvm and as openssl print them, any number of them', () => {
     const colons = FINGERPRINT.toUpperCase().replace(/..(?=.)/g, '$&:');
     expect(parse('--peer', FINGERPRINT, '--peer', colons).migration.peers).toEqual([FINGERPRINT, FINGERPRINT]);

@@ -55,6 +55,16 @@ export class IdentityFactory {
     private readonly entropy: Entropy,
   ) {}
 
+  /** How many keys have been made. */
+  get keysMade(): number {
+    return this.made;
+  }
+
+  /** Keys up to this number have been made before the last reset of the chip. */
+  resumeAfter(keysMade: number): void {
+    this.made = Math.max(this.made, keysMade);
+  }
+
   /** A self-owned identity: new OCA, PEK (signed by OCA and CEK) and PDH (signed by PEK). */
   create(): PlatformIdentity {
     const ownerKey = this.newKey('oca');

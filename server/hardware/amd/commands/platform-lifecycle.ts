@@ -7,21 +7,26 @@ import { STATUS, type Status } from '../status.js';
 
 /** INIT, INIT_EX, SHUTDOWN and PLATFORM_RESET (sev-firmware.md 1.1, 2.4). */
 
-/** Smallest trusted memory region for SEV-ES, and its alignment. */
+/** Smallest trusted memory region for SEV-ES, and its alignment; while SEV-SNP is initialised it must be a large page. */
 const TMR_LENGTH = 0x10_0000;
+const SNP_TMR_LENGTH = 0x20_0000;
 
 interface TrustedMemoryRegion {
   readonly paddr: number;
   readonly length: number;
 }
 
-/** The checks that INIT and INIT_EX share: options, then the trusted memory region if SEV-ES is asked for. */
+/**
+ * The checks that INIT and INIT_EX share: options, then the trusted memory region if SEV-ES is asked for. Their statuses are
+ * not verified, nor whether its pages must be the firmware's while SEV-SNP is initialised, as Linux makes them: not checked.
+ */
 function checkOptions(firmware: Firmware, options: number, tmr: TrustedMemoryRegion): Status {
   if ((options & ~INIT_OPTION_ES) !== 0) return STATUS.INVALID_PARAM;
   if ((options & INIT_OPTION_ES) === 0) return STATUS.SUCCESS;
   if (firmware.asidKeys.range.minSev <= 1) return STATUS.INVALID_CONFIG;
-  if (tmr.length < TMR_LENGTH) return STATUS.INVALID_LENGTH;
-  return tmr.paddr % TMR_LENGTH === 0 ? STATUS.SUCCESS : STATUS.INVALID_ADDRESS;
+  const least = firmware.snp.kind === 'init' ? SNP_TMR_LENGTH : TMR_LENGTH;
+  if (tmr.length < least) return STATUS.INVALID_LENGTH;
+  return tmr.paddr % least === 0 ? STATUS.SUCCESS : STATUS.INVALID_ADDRESS;
 }
 
 /** Loads or makes the identity. After SECURE_DATA_INVALID the store is empty, so that a second attempt succeeds. */
@@ -73,7 +78,8 @@ const initEx = platformCommand({
     const nvPaddr = INIT_EX.nvPaddr.get(buffer);
     const writable = firmware.memory.checkWrite([nvPaddr, NV_LENGTH]);
     if (writable !== STATUS.SUCCESS) return writable;
-    return initialise(firmware, options, createBufferStore(firmware.memory, nvPaddr, firmware.chipSecret, firmware.random));
+    const { memory, chipSecret, identities } = firmware;
+    return initialise(firmware, options, createBufferStore(memory, nvPaddr, chipSecret, identities));
   },
 });
 

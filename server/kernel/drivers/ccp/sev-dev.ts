@@ -1,5 +1,6 @@
 import { GET_ID, PDH_CERT_EXPORT, PEK_CERT_IMPORT, PEK_CSR, PLATFORM_STATUS } from '../../../hardware/amd/command-buffers.js';
 import type { CommandName } from '../../../hardware/amd/command-ids.js';
+import { PLATFORM_STATE_NUMBER } from '../../../hardware/amd/platform-state.js';
 import { SNP_COMMIT, SNP_PLATFORM_STATUS, SNP_VLEK_LOAD } from '../../../hardware/amd/snp/command-buffers.js';
 import { STATUS } from '../../../hardware/amd/status.js';
 import { Failure, failed, type Result } from '../../failure.js';
@@ -57,11 +58,13 @@ const factoryReset: Handler = (call) => {
   const kernelRef = 'sev_ioctl_do_reset';
   const { psp, writable } = call;
   if (!writable) return readOnly(kernelRef);
-  const unknown = run(call, 'PLATFORM_STATUS', new Uint8Array(PLATFORM_STATUS.size), kernelRef);
+  const status = new Uint8Array(PLATFORM_STATUS.size);
+  const unknown = run(call, 'PLATFORM_STATUS', status, kernelRef);
   if (unknown !== null) return unknown;
-  if (psp.platformState === 'working') return new Failure('EBUSY', 'PLATFORM_WORKING', kernelRef, { state: psp.platformState });
-  if (psp.platformState === 'init') psp.command('SHUTDOWN');
-  return run(call, 'PLATFORM_RESET', null, kernelRef);
+  const state = PLATFORM_STATUS.state.get(status);
+  if (state === PLATFORM_STATE_NUMBER.working) return new Failure('EBUSY', 'PLATFORM_WORKING', kernelRef, { state: 'working' });
+  const running = state === PLATFORM_STATE_NUMBER.init ? psp.platformShutdown() : null;
+  return running ?? run(call, 'PLATFORM_RESET', null, kernelRef);
 };
 
 const platformStatus: Handler = (call) => {
@@ -115,7 +118,7 @@ const pdhCertExport: Handler = (call) => {
   const query = given.pdh_cert_address === 0n || given.pdh_cert_len === 0 || given.cert_chain_address === 0n;
   if (!query && lengths.some((length) => length > SEV_FW_BLOB_MAX_SIZE))
     return new Failure('EFAULT', 'CERTIFICATE_LENGTH', kernelRef, { given: lengths.join(',') });
-  if (psp.platformState === 'uninit' && !writable) return readOnly(kernelRef);
+  if (!psp.initialised && !writable) return readOnly(kernelRef);
   return psp.withPlatform(() => {
     const buffer = new Uint8Array(PDH_CERT_EXPORT.size);
     if (!query) {

@@ -24,6 +24,7 @@ import { createEntropy } from '../../../../server/hardware/entropy.js';
 import { hpa } from '../../../../server/hardware/units.js';
 import { guestInState } from './guests.js';
 import { createRig, hex, type Rig, type Setting, set } from './rig.js';
+import { createSnpRig } from './snp/snp-rig.js';
 
 const NV_LENGTH = 0x8000;
 
@@ -72,6 +73,16 @@ describe('INIT', () => {
     expect(status(rig, es, set(INIT.tmrLength, 0x10_0000), set(INIT.tmrPaddr, 0x1000))).toBe(STATUS.INVALID_ADDRESS);
     expect(status(rig, es, set(INIT.tmrLength, 0x10_0000), set(INIT.tmrPaddr, 0x10_0000))).toBe(STATUS.SUCCESS);
     expect(status(rig)).toBe(STATUS.INVALID_PLATFORM_STATE);
+  });
+
+  it('wants a large page for it while SEV-SNP is initialised', () => {
+    const rig = createSnpRig();
+    rig.snpInit();
+    const tmr = (address: number, length: number) =>
+      rig.issue('INIT', INIT, es, set(INIT.tmrPaddr, address), set(INIT.tmrLength, length)).status;
+    expect(tmr(0x20_0000, 0x10_0000)).toBe(STATUS.INVALID_LENGTH);
+    expect(tmr(0x10_0000, 0x20_0000)).toBe(STATUS.INVALID_ADDRESS);
+    expect(tmr(0x20_0000, 0x20_0000)).toBe(STATUS.SUCCESS);
   });
 
   it('has no SEV-ES where no ASID is left for it', () => {
@@ -269,16 +280,22 @@ describe('INIT_EX', () => {
     expect(hex(rig.exportCertificates().pdh)).toBe(hex(before.pdh));
   });
 
-  it('refuses a buffer that was altered, or is another chip’s, and accepts the same buffer the second time', () => {
+  it.each([0, 20, 100, NV_LENGTH - 1])('refuses a buffer whose byte %i was altered, and accepts it the second time', (at) => {
     const rig = createRig();
     const nvPaddr = emptyBuffer(rig);
     initEx(rig, nvPaddr);
     rig.issue('SHUTDOWN');
-    const altered = rig.cells(nvPaddr, NV_LENGTH).map((byte, index) => (index === 100 ? byte ^ 1 : byte));
+    const altered = rig.cells(nvPaddr, NV_LENGTH).map((byte, index) => (index === at ? byte ^ 1 : byte));
     const paddr = rig.place(altered);
     expect(initEx(rig, paddr)).toBe(STATUS.SECURE_DATA_INVALID);
     expect(rig.processor.state).toBe('uninit');
     expect(initEx(rig, paddr)).toBe(STATUS.SUCCESS);
+  });
+
+  it('refuses what another chip has sealed', () => {
+    const rig = createRig();
+    const nvPaddr = emptyBuffer(rig);
+    initEx(rig, nvPaddr);
     const stranger = createRig({ seed: 'stranger' });
     expect(initEx(stranger, stranger.place(rig.cells(nvPaddr, NV_LENGTH)))).toBe(STATUS.SECURE_DATA_INVALID);
   });
@@ -296,6 +313,26 @@ describe('INIT_EX', () => {
     rig.issue('SHUTDOWN');
     rig.issue('PLATFORM_RESET');
     expect(rig.cells(nvPaddr, NV_LENGTH).every((byte) => byte === 0xff)).toBe(true);
+  });
+
+  it('makes no key a second time when the chip begins again from its seed with what it has stored', () => {
+    const first = createRig();
+    const nvPaddr = emptyBuffer(first);
+    initEx(first, nvPaddr);
+    const images = [first.cells(nvPaddr, NV_LENGTH)];
+    const seen = [first.exportCertificates().pdh];
+    for (let start = 0; start < 3; start++) {
+      const rig = createRig();
+      const paddr = rig.place(images.at(-1) ?? new Uint8Array(0));
+      expect(initEx(rig, paddr)).toBe(STATUS.SUCCESS);
+      expect(hex(rig.exportCertificates().pdh)).toBe(hex(seen.at(-1) ?? new Uint8Array(0)));
+      rig.issue('PDH_GEN');
+      seen.push(rig.exportCertificates().pdh);
+      images.push(rig.cells(paddr, NV_LENGTH));
+    }
+    expect(new Set(seen.map(hex)).size).toBe(4);
+    // Nor does it seal two images under one initialisation vector.
+    expect(new Set(images.map((image) => hex(image.subarray(0, 12)))).size).toBe(4);
   });
 
   it('checks its own length and the length and address of the buffer', () => {

@@ -147,6 +147,7 @@ describe('/dev/sev', () => {
 const SNP_HOST = { sev: { ...DEFAULT_HOST_CONFIG.sev, snp: true } };
 const INVALID_PARAM = 0x16;
 const INVALID_PLATFORM_STATE = 1;
+const INVALID_CONFIG = 3;
 
 describe('/dev/sev on a host with SEV-SNP', () => {
   const snpStatus = (vmm: Vmm, fd = vmm.sevFd) => {
@@ -170,6 +171,16 @@ describe('/dev/sev on a host with SEV-SNP', () => {
     expect(issue(vmm, readOnly(vmm), SEV_USER_CMD.SNP_COMMIT)).toMatchObject({ result: 0, error: 0 });
     expect(host.kernel.amd?.processor.snpState).toBe('uninit');
     expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.PDH_GEN)).toMatchObject({ result: 0, error: 0 });
+  });
+
+  it('initialises nothing where SNP was meant to be and cannot be', () => {
+    const { vmm, host } = createSevRig(SNP_HOST);
+    host.kernel.psp?.snp?.shutdown();
+    host.kernel.amd?.snpMsrs.write(1, { enabled: false });
+    expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.PDH_GEN)).toMatchObject({ result: 'EIO', error: INVALID_PLATFORM_STATE });
+    const { fd } = host.createVm();
+    expect(vmm.command(fd, 'INIT')).toMatchObject({ result: 'EIO', error: INVALID_CONFIG });
+    expect(host.kernel.amd?.processor.state).toBe('uninit');
   });
 
   it('leaves SNP initialised where it was', () => {

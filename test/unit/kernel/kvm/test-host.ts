@@ -4,7 +4,7 @@ import { failed, type Result } from '../../../../server/kernel/failure.js';
 import { inlineArg } from '../../../../server/kernel/fs/inline-copy.js';
 import type { IoctlArg } from '../../../../server/kernel/fs/ioctl-arg.js';
 import type { Kernel } from '../../../../server/kernel/kernel.js';
-import { createHost } from '../../../../server/kernel/kvm/host.js';
+import { createHost, type HostEnvironment } from '../../../../server/kernel/kvm/host.js';
 import type { Vcpu } from '../../../../server/kernel/kvm/vcpu.js';
 import { VcpuFile } from '../../../../server/kernel/kvm/vcpu-file.js';
 import type { Vm } from '../../../../server/kernel/kvm/vm.js';
@@ -119,8 +119,9 @@ export const createTestHost = (
   config: Partial<HostConfig> = {},
   scheduler = new Scheduler(),
   clock: Clock = { now: () => 0n },
+  environment: Omit<HostEnvironment, 'clock' | 'scheduler'> = {},
 ): TestHost => {
-  const kernel = trackHost(createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { clock, scheduler }));
+  const kernel = trackHost(createHost({ ...DEFAULT_HOST_CONFIG, ...config }, { ...environment, clock, scheduler }));
   const first = new TestProcess(kernel, kernel.spawn(null));
   return Object.assign(first, {
     spawn: () => new TestProcess(kernel, kernel.spawn(null)),
