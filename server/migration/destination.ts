@@ -194,7 +194,7 @@ export class Destination {
         this.step(this.guest?.restore(message.state), 'receiving');
         return;
       case 'prepare':
-        this.step(this.guest?.prepare(), 'prepared');
+        this.step(this.guest?.whyUnfit() ?? this.guest?.prepare(), 'prepared');
         if (this.state.phase === 'prepared') this.link.send({ kind: 'prepared' });
         return;
       default:
@@ -215,7 +215,7 @@ export class Destination {
 
   private commit(): Failure | null {
     // Ownership passes with the record: whoever asks a daemon that has restarted must be told so. Without one the guest stays.
-    const failure = this.ledger.record({ kind: 'committed', session: this.local.session });
+    const failure = this.guest?.whyUnfit() ?? this.ledger.record({ kind: 'committed', session: this.local.session });
     if (failure !== null) {
       this.abort(reasonOf(failure));
       return failure;

@@ -174,6 +174,8 @@ export interface DestinationGuest {
   restore(state: Uint8Array): Failure | null;
   /** All is here (RECEIVE_FINISH). Its vCPUs do not run before `release`. */
   prepare(): Failure | null;
+  /** Why nobody could run it as it has been sent: the process has closed or changed what was made for it. Null: it could. */
+  whyUnfit(): Failure | null;
   release(): void;
   /** Nothing of it stays. */
   destroy(): void;

@@ -1,9 +1,10 @@
 import { PAGE_SIZE } from '../hardware/units.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
-import { type File, OPEN } from '../kernel/fs/file.js';
+import { type File, type FileOperations, OPEN } from '../kernel/fs/file.js';
 import { inlineArg } from '../kernel/fs/inline-copy.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { markDiscarded } from '../kernel/kvm/discarded.js';
+import { VcpuFile } from '../kernel/kvm/vcpu-file.js';
 import type { Vm } from '../kernel/kvm/vm.js';
 import { VmFile } from '../kernel/kvm/vm-file.js';
 import { VmPause } from '../kernel/kvm/vm-pause.js';
@@ -64,6 +65,9 @@ export const whyNotReceived = (kernel: Kernel, description: GuestDescription): F
 
 /** What the platform of a source has to know of this one. */
 export const targetOf = (kernel: Kernel, { kind }: GuestDescription): Result<Uint8Array> => KINDS[kind].target(kernel);
+
+/** A guest does without its VMM's `/dev/sev`, but not without these. */
+const isOfKvm = (ops: FileOperations): boolean => ops instanceof VmFile || ops instanceof VcpuFile;
 
 /** The VM while it is made, and what has to go if it is not wanted. */
 class Reception {
@@ -185,6 +189,22 @@ class Reception {
     return range.address + (there - range.start);
   }
 
+  /** EBADF, EBUSY: what the process has done with what was made for it leaves a guest that nobody can run as it was. */
+  whyUnfit({ memslots, id }: Vm): Failure | null {
+    const object = `vm ${id}`;
+    const closed = this.files.find(({ ops, referenceCount }) => referenceCount === 0 && isOfKvm(ops));
+    if (closed !== undefined)
+      return new Failure('EBADF', 'RECEIVED_VM_CLOSED', 'server/migration', { object, closed: closed.ops.name });
+    const isThere = ({ id: slot, gpa, bytes, address }: ReceivedSlot): boolean => {
+      const found = memslots.get(slot);
+      const place = found && [found.baseGfn * PAGE_SIZE, found.npages * PAGE_SIZE, found.userspaceAddr];
+      return place?.join() === [gpa, bytes, address].join();
+    };
+    const gone = this.slots.find((slot) => !isThere(slot));
+    if (gone === undefined) return null;
+    return new Failure('EBUSY', 'RECEIVED_VM_CHANGED', 'server/migration', { object, what: `slot ${gone.id}` });
+  }
+
   private keep(fd: number): number {
     const file = this.process.files.lookup(fd);
     if (file !== undefined) this.files.push(file);
@@ -246,6 +266,7 @@ const destinationGuest = (
       return null;
     },
     prepare: () => own.prepare(),
+    whyUnfit: () => reception.whyUnfit(vm),
     release: () => reception.pause?.release(),
     destroy: () => {
       // A KVM_RUN may wait for the pause to end; it must not find a guest.

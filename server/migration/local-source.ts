@@ -81,7 +81,11 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
       done.owed = new OwedPages(vm);
       return opening;
     },
-    next: (pages) => (done.owed === null ? null : source.seal(done.owed, pages, room)),
+    next: (pages) => {
+      const batch = done.owed === null ? null : source.seal(done.owed, pages, room);
+      // What is owed and cannot be read may well be what the VMM has taken away.
+      return failed(batch) ? (whyNotAsDescribed(vm, description, cpuids) ?? batch) : batch;
+    },
     nextRound: () => done.owed?.nextRound() ?? 0,
     throttle: (percent) => {
       vm.arch.throttle = new CpuThrottle(percent);

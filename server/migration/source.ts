@@ -31,6 +31,9 @@ export const SOURCE_PHASES = [
 /** So long the vCPUs that have been stopped wait for the others, unless the downtime limit is longer. */
 export const STOP_PATIENCE_MS = 5000;
 
+/** How often what the VMM's devices have written into the memory of the stopped guest is looked for. */
+const LOOKS_MAX = 8;
+
 /** Where a migration is that has not ended. */
 export type SourcePhase = (typeof SOURCE_PHASES)[number];
 
@@ -50,6 +53,7 @@ export class Source {
   private readonly rounds: CopyRounds;
   private nowMs = 0;
   private stoppingMs = 0;
+  private looks = 0;
   private reasonToRevoke = because('');
   /** The guest is to be handed over before all of its memory. */
   private postCopy: boolean;
@@ -280,6 +284,7 @@ export class Source {
 
   private nothingOwed(): number | null {
     if (this.state.phase === 'draining') {
+      if (this.writtenSince()) return 0;
       this.allSent();
       return null;
     }
@@ -287,6 +292,18 @@ export class Source {
     if (!this.link.drained) return null;
     this.roundOver();
     return 0;
+  }
+
+  /**
+   * The VMM's devices do not stop with the vCPUs: what they have written into memory until the state is read goes too, unless there
+   * is no end of it. With post-copy memory is what it was when the list of the rest was made.
+   */
+  private writtenSince(): boolean {
+    if (this.postCopy || this.looks >= LOOKS_MAX) return false;
+    this.looks++;
+    const pages = this.guest.nextRound();
+    this.progress.owes(pages);
+    return pages > 0;
   }
 
   private roundOver(): void {

@@ -212,6 +212,7 @@ export class SimulatedGuest {
         act();
         return null;
       },
+      whyUnfit: () => null,
       release: () => {
         act();
         copy.runnable = true;

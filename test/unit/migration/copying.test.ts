@@ -45,6 +45,7 @@ const createDestinationGuest = (): DestinationGuest => {
     lose: () => {},
     restore: () => null,
     prepare: () => null,
+    whyUnfit: () => null,
     release: () => {},
     destroy: () => {},
   };
