@@ -44,11 +44,34 @@ const refusalOf = (error: ServiceError): Refusal | null => {
   return errno === undefined ? null : { errno, reason };
 };
 
+/** The time of a script's timers, which is told of its calls. */
+export interface ScriptTime {
+  timer(ms: number): Timer;
+  begun(): void;
+  over(): void;
+}
+
+const REAL_TIME: ScriptTime = {
+  timer: (ms) => {
+    let cancel = (): void => {};
+    const expired = new Promise<void>((resolve) => {
+      const timeout = setTimeout(resolve, ms);
+      cancel = () => clearTimeout(timeout);
+    });
+    return { expired, cancel };
+  },
+  begun: () => {},
+  over: () => {},
+};
+
 /** A connection to a daemon, shared by all processes of a script. */
 class Connection {
   private readonly client: Client;
 
-  constructor(address: string) {
+  constructor(
+    address: string,
+    readonly time: ScriptTime,
+  ) {
     this.client = new Client(address, credentials.createInsecure());
   }
 
@@ -57,6 +80,7 @@ class Connection {
     request: ReqInit,
     metadata: Metadata,
   ): Promise<Answer<Res>> {
+    this.time.begun();
     return new Promise((resolve, reject) => {
       this.client.makeUnaryRequest(
         method.path,
@@ -65,6 +89,7 @@ class Connection {
         request,
         metadata,
         (error, response) => {
+          this.time.over();
           if (error === null && response !== undefined) return resolve({ response });
           const refusal = error === null ? null : refusalOf(error);
           return refusal === null ? reject(error ?? new Error(`${method.path}: no answer`)) : resolve({ refusal });
@@ -203,14 +228,7 @@ export class GrpcCalls implements SystemCalls {
     await this.call(ProcessService.exit, { status: 0 });
   }
 
-  timer(ms: number): Timer {
-    let cancel = (): void => {};
-    const expired = new Promise<void>((resolve) => {
-      const timeout = setTimeout(resolve, ms);
-      cancel = () => clearTimeout(timeout);
-    });
-    return { expired, cancel };
-  }
+  timer = (ms: number): Timer => this.process.connection.time.timer(ms);
 
   private call<Req, ReqInit, Res, ResInit>(
     method: RpcMethod<Req, ReqInit, Res, ResInit>,
@@ -241,9 +259,15 @@ const touchFailure = ({ errno, reason }: Refusal): TouchOutcome => ({
   signal: reason === 'BAD_ADDRESS' ? 'SIGSEGV' : 'SIGBUS',
 });
 
-/** A new process on the daemon at `address`; `close` ends it and the connection. */
-export const spawnOnDaemon = async (address: string): Promise<{ readonly calls: GrpcCalls; close(): Promise<void> }> => {
-  const connection = new Connection(address);
+/**
+ * A new process on the daemon at `address`; `close` ends it and the connection.
+ * @param time of what the process waits for @default that of this machine
+ */
+export const spawnOnDaemon = async (
+  address: string,
+  time: ScriptTime = REAL_TIME,
+): Promise<{ readonly calls: GrpcCalls; close(): Promise<void> }> => {
+  const connection = new Connection(address, time);
   const answer = await connection.call(ProcessService.spawn, { name: 'oracle' }, new Metadata());
   if ('refusal' in answer) throw new Error(`the daemon makes no process: ${answer.refusal.errno} ${answer.refusal.reason}`);
   const { ret, token } = answer.response;

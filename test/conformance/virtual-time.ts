@@ -41,24 +41,36 @@ export class VirtualTime {
   private callsUnderWay = 0;
   private driving = false;
 
+  /** @param arrived whether every call under way is in the kernel: while a call or its answer is on its way, no time passes */
   constructor(
     private readonly kernel: Kernel,
     private readonly clock: VirtualClock,
+    private readonly arrived: (callsUnderWay: number) => boolean = () => true,
   ) {
     kernel.scheduler.onRunnable = () => this.drive();
   }
 
   /** Starts a system call; the promise is kept when it is over. */
   call<T>(process: Process, thread: Thread, label: string, body: (current: Task) => MightSleep<T>): Promise<T> {
-    this.callsUnderWay++;
+    this.begun();
     return new Promise((resolve) => {
       const done = (result: T): void => {
-        this.callsUnderWay--;
+        this.over();
         resolve(result);
       };
       this.kernel.scheduler.start(process, label, body, done, thread);
-      this.drive();
     });
+  }
+
+  /** A call has been made: time may have to pass for it to end. */
+  begun(): void {
+    this.callsUnderWay++;
+    this.drive();
+  }
+
+  /** Whoever made it has its answer. */
+  over(): void {
+    this.callsUnderWay--;
   }
 
   timer(ms: number): Timer {
@@ -86,13 +98,14 @@ export class VirtualTime {
     for (;;) {
       // Whoever waits for a promise that has just been kept goes on before any time passes.
       await macrotask();
-      if (scheduler.idle) {
+      const stands = !this.arrived(this.callsUnderWay);
+      if (!scheduler.idle) {
+        scheduler.run(RESUMPTIONS);
+        if (!stands) this.clock.moveTo(this.clock.now() + BigInt(RESUMPTIONS) * RESUMPTION_NS);
+      } else if (!stands) {
         const next = this.nextDeadline();
         if (next === null || (this.callsUnderWay === 0 && this.sleepers.size === 0)) return;
         this.clock.moveTo(next);
-      } else {
-        scheduler.run(RESUMPTIONS);
-        this.clock.moveTo(this.clock.now() + BigInt(RESUMPTIONS) * RESUMPTION_NS);
       }
       timers.advance(this.clock.now());
       this.expireSleepers();
