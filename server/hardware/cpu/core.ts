@@ -77,10 +77,10 @@ export class Core {
   constructor(options: CpuOptions) {
     this.features = options.features;
     this.readTsc = options.readTsc;
-    this.memory = new LinearMemory(this.state, options.memory, () => this.features);
-    this.memory.onCodeWrite = () => {
+    const stopBlock = (): void => {
       this.end = 0;
     };
+    this.memory = new LinearMemory(this.state, options.memory, () => this.features, stopBlock);
     this.deriveMode();
   }
 
@@ -90,7 +90,7 @@ export class Core {
   }
 
   setReverseMap(reverseMap: ReverseMap): void {
-    this.memory.reverseMap = reverseMap;
+    this.memory.physical.reverseMap = reverseMap;
     this.flushNested();
   }
 

@@ -1,6 +1,8 @@
 import { type Block, CodeCache } from './code-cache.js';
 import { Core, type CpuOptions } from './core.js';
-import { combineFaults, deliverEvent } from './events.js';
+import { breakpointsEnabled, DR6, Dr6, instructionBreakpoints } from './debug-registers.js';
+import { EventDelivery } from './event-delivery.js';
+import { faultVector } from './events.js';
 import { Rflags } from './flags.js';
 import { Gpr, Seg, Vector } from './registers.js';
 import type { CpuState } from './state.js';
@@ -18,14 +20,8 @@ import type {
 } from './types.js';
 
 const BUDGET: CpuExit = { kind: 'budget' };
-const SHUTDOWN: CpuExit = { kind: 'shutdown' };
 /** Elements of a repeated string instruction that count as one instruction of the budget. */
 const REPEAT_LIMIT = 1024;
-const DR6 = 12;
-const DR7 = 14;
-const DR6_SINGLE_STEP = 1 << 14;
-/** DR7.L0 to G3. */
-const DR7_ENABLED = 0xff;
 
 /**
  * One guest CPU. `run` executes guest code until something happens that SVM would end VMRUN for; what the exit asks for
@@ -33,16 +29,22 @@ const DR7_ENABLED = 0xff;
  */
 export class Cpu {
   private readonly core: Core;
+  private readonly events: EventDelivery;
   /** Made at the first run, as a CPU that never runs needs none. */
   private codeCache: CodeCache | null = null;
   /** Architectural state. Changes are seen at the next `run`. */
   readonly state: CpuState;
+  /** Instructions begun so far, those that faulted included. */
+  executed = 0;
 
   private injected: EventInfo | null = null;
   private interruptWindow = false;
   private nmiWindow = false;
   /** One instruction at a time: interrupt shadow, TF, RF, breakpoints, single step. */
   private stepping = false;
+  /** Shadow and RFLAGS before the instruction that is stepped over. */
+  private shadowBefore = false;
+  private controlBefore = 0;
   private seenRevision = -1;
   private seenPaging = '';
   private nextRipLo = 0;
@@ -50,6 +52,7 @@ export class Cpu {
 
   constructor(options: CpuOptions) {
     this.core = new Core(options);
+    this.events = new EventDelivery(this.core, () => this.unsupported());
     this.state = this.core.state;
   }
 
@@ -196,9 +199,6 @@ export class Cpu {
     this.forgetEvents();
   }
 
-  /** Instructions begun so far, those that faulted included. */
-  executed = 0;
-
   private forgetEvents(): void {
     this.injected = null;
     this.core.exitAfter = null;
@@ -294,7 +294,7 @@ export class Cpu {
       return { kind: 'retired', repeats: false, traced: false };
     }
     if (!(trap instanceof GuestFault)) throw trap;
-    const vector = faultVector(trap, block, 0);
+    const vector = faultVector(trap, block?.instructions[0]);
     this.injectException(vector, trap.errorCode);
     return { kind: 'exception', vector };
   }
@@ -343,12 +343,12 @@ export class Cpu {
       const event = this.injected;
       this.injected = null;
       core.attention = true;
-      const exit = this.raise(event, true);
+      const exit = this.events.raise(event, true);
       if (exit !== null) return exit;
     }
     if (this.interruptWindow && this.canTakeInterrupt) return { kind: 'interrupt-window' };
     if (this.nmiWindow && this.canTakeNmi) return { kind: 'nmi-window' };
-    const breakpoints = (state.dr[DR7] & DR7_ENABLED) !== 0;
+    const breakpoints = breakpointsEnabled(state);
     this.stepping =
       state.interruptShadow !== 'none' ||
       (core.flags.control & (Rflags.TF | Rflags.RF)) !== 0 ||
@@ -362,23 +362,13 @@ export class Cpu {
     return breakpoints ? this.checkBreakpoints() : null;
   }
 
-  private shadowBefore = false;
-  private controlBefore = 0;
-
-  /** Instruction breakpoints. Data breakpoints are not modelled. */
   private checkBreakpoints(): CpuExit | null {
     const { state, core } = this;
     if ((core.flags.control & Rflags.RF) !== 0) return null;
-    const linear = this.linearRip;
-    let hit = 0;
-    for (let index = 0; index < 4; index++) {
-      const enabled = ((state.dr[DR7] >> (2 * index)) & 3) !== 0;
-      const onExecution = ((state.dr[DR7] >> (16 + 4 * index)) & 3) === 0;
-      if (enabled && onExecution && state.debugRegister(index) === linear) hit |= 1 << index;
-    }
+    const hit = instructionBreakpoints(state, this.linearRip);
     if (hit === 0) return null;
     state.dr[DR6] = (state.dr[DR6] & ~0xf) | hit;
-    const exit = this.raise({ type: 'exception', vector: Vector.DB, errorCode: null });
+    const exit = this.events.raise({ type: 'exception', vector: Vector.DB, errorCode: null });
     if (exit === null) core.flags.control &= ~Rflags.RF;
     this.stepping = false;
     return exit;
@@ -391,12 +381,12 @@ export class Cpu {
     if (this.shadowBefore) state.interruptShadow = 'none';
     if ((this.controlBefore & Rflags.RF) !== 0) core.flags.control &= ~Rflags.RF;
     if (core.intercepts.singleStep) {
-      state.dr[DR6] |= DR6_SINGLE_STEP;
+      state.dr[DR6] |= Dr6.BS;
       return { kind: 'debug', dr6: state.dr[DR6] };
     }
     if ((this.controlBefore & Rflags.TF) === 0 || state.interruptShadow === 'mov-ss') return null;
-    state.dr[DR6] |= DR6_SINGLE_STEP;
-    return this.raise({ type: 'exception', vector: Vector.DB, errorCode: null });
+    state.dr[DR6] |= Dr6.BS;
+    return this.events.raise({ type: 'exception', vector: Vector.DB, errorCode: null });
   }
 
   // ---- traps ---------------------------------------------------------------------------------------------------
@@ -407,11 +397,11 @@ export class Cpu {
     this.setNextRip(block, index);
     this.stepping = false;
     if (trap instanceof GuestFault) {
-      const vector = faultVector(trap, block, index);
-      return this.raise({ type: 'exception', vector, errorCode: trap.errorCode });
+      const vector = faultVector(trap, block?.instructions[index]);
+      return this.events.raise({ type: 'exception', vector, errorCode: trap.errorCode });
     }
     if (trap instanceof ExitTrap) return trap.exit;
-    if (trap instanceof SoftwareInterrupt) return this.raiseSoftware(trap.event);
+    if (trap instanceof SoftwareInterrupt) return this.events.raiseSoftware(trap.event, this.nextRipLo, this.nextRipHi);
     if (trap instanceof UnsupportedInstruction) return this.unsupported();
     throw trap;
   }
@@ -419,82 +409,4 @@ export class Cpu {
   private unsupported(): CpuExit {
     return { kind: 'unsupported', bytes: this.code.bytesAtRip() };
   }
-
-  /** INT n returns behind itself, unless its delivery faults: then the fault is the instruction's. */
-  private raiseSoftware(event: EventInfo): CpuExit | null {
-    const { state, core } = this;
-    if (this.isIntercepted(event)) return this.exceptionExit(event);
-    const { ripLo, ripHi } = state;
-    state.ripLo = this.nextRipLo;
-    state.ripHi = this.nextRipHi;
-    try {
-      this.deliver(event);
-      return null;
-    } catch (trap) {
-      state.ripLo = ripLo;
-      state.ripHi = ripHi;
-      core.attention = true;
-      if (trap instanceof GuestFault) return this.raise({ type: 'exception', vector: trap.vector, errorCode: trap.errorCode });
-      if (trap instanceof ExitTrap) return trap.exit;
-      if (trap instanceof UnsupportedInstruction) return this.unsupported();
-      throw trap;
-    }
-  }
-
-  /**
-   * Delivers an event and whatever exceptions that raises in turn.
-   * @param injected the event comes from the host, which does not intercept what it injects (APM vol. 2, 15.20)
-   */
-  private raise(event: EventInfo, injected = false): CpuExit | null {
-    let current = event;
-    for (;;) {
-      if (!(injected && current === event) && this.isIntercepted(current)) {
-        return this.exceptionExit(current);
-      }
-      try {
-        this.deliver(current);
-        return null;
-      } catch (trap) {
-        if (trap instanceof ExitTrap) return trap.exit;
-        if (trap instanceof UnsupportedInstruction) return this.unsupported();
-        if (!(trap instanceof GuestFault)) throw trap;
-        const following = combineFaults(current, trap);
-        if (following === 'shutdown') return SHUTDOWN;
-        current = following;
-      }
-    }
-  }
-
-  private isIntercepted(event: EventInfo): boolean {
-    const byVector = event.type === 'exception' || (event.type === 'software' && event.vector === Vector.BP);
-    return byVector && (this.core.intercepts.exceptions & (1 << event.vector)) !== 0;
-  }
-
-  private exceptionExit({ vector, errorCode }: EventInfo): CpuExit {
-    return vector === Vector.DB ? { kind: 'debug', dr6: this.state.dr[DR6] } : { kind: 'exception', vector, errorCode };
-  }
-
-  private deliver(event: EventInfo): void {
-    const { core, state } = this;
-    core.memory.delivering = event;
-    try {
-      deliverEvent(core, event);
-    } finally {
-      core.memory.delivering = null;
-    }
-    state.interruptShadow = 'none';
-    if (event.type === 'nmi') state.nmiBlocked = true;
-    core.attention = true;
-  }
-}
-
-/** A non-canonical address is #SS where the stack was meant. */
-function faultVector(fault: GuestFault, block: Block | null, index: number): number {
-  if (!fault.nonCanonical) return fault.vector;
-  const instruction = block?.instructions[index];
-  if (instruction === undefined) return fault.vector;
-  const implicit =
-    /^(Push|Pop|Call|Ret|Enter|Leave|Iret)/.test(instruction.mnemonic) && instruction.operands[0]?.kind !== 'memory';
-  const explicit = instruction.operands.some((operand) => operand.kind === 'memory' && operand.segment === Seg.SS);
-  return implicit || explicit ? Vector.SS : fault.vector;
 }

@@ -1,6 +1,7 @@
 import type { Core } from './core.js';
 import { enterInnerRing, taskSwitch } from './far-transfer.js';
 import { Rflags } from './flags.js';
+import type { Instruction } from './instruction.js';
 import { atomically } from './privilege.js';
 import { Attr, Seg, SystemType, Vector } from './registers.js';
 import { type Descriptor, dplOf, isNull, readDescriptor, setCodeSegment, setRealSegment } from './segmentation.js';
@@ -18,6 +19,15 @@ const CONTRIBUTORY: readonly number[] = [Vector.DE, Vector.TS, Vector.NP, Vector
 const TRAPS: readonly number[] = [Vector.DB, Vector.BP, Vector.OF];
 
 const isContributory = (vector: number): boolean => CONTRIBUTORY.includes(vector);
+
+/** The exception of an instruction: a non-canonical address is #SS where the stack was meant. Undefined: it could not be fetched. */
+export function faultVector(fault: GuestFault, instruction: Instruction | undefined): number {
+  if (!fault.nonCanonical || instruction === undefined) return fault.vector;
+  const implicit =
+    /^(Push|Pop|Call|Ret|Enter|Leave|Iret)/.test(instruction.mnemonic) && instruction.operands[0]?.kind !== 'memory';
+  const explicit = instruction.operands.some((operand) => operand.kind === 'memory' && operand.segment === Seg.SS);
+  return implicit || explicit ? Vector.SS : fault.vector;
+}
 
 /** What follows when delivering `first` raises `second`: another event, or a shutdown. */
 export function combineFaults(first: EventInfo, second: GuestFault): EventInfo | 'shutdown' {

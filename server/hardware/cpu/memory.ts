@@ -1,5 +1,6 @@
-import type { Frame, MemoryKey } from '../dram.js';
+import type { Frame } from '../dram.js';
 import { type Gpa, gpa } from '../units.js';
+import { GuestPhysicalMemory, type PhysicalAccess } from './guest-physical.js';
 import { PageWalker, TRANSLATED } from './paging.js';
 import { Vector } from './registers.js';
 import type { CpuState } from './state.js';
@@ -8,24 +9,14 @@ import { DataPending, ExitTrap, GuestFault } from './traps.js';
 import {
   type CpuFeatures,
   type EmulationBus,
-  type EventInfo,
   type MemoryAccess,
-  type NestedFault,
   type PhysicalMemory,
-  type ReverseMap,
   SvmExitCode,
   type Translation,
 } from './types.js';
 
 const TWO_32 = 0x1_0000_0000;
 const OFFSET = 0xfff;
-
-/** A guest-physical page that a page walk has read. */
-interface PhysicalPage {
-  readonly frame: Frame;
-  readonly key: MemoryKey | null;
-  readonly writable: boolean;
-}
 
 /** What PVALIDATE and RMPADJUST work on. */
 interface ReverseMappedPage {
@@ -34,9 +25,6 @@ interface ReverseMappedPage {
   /** The guest maps it with the C-bit. */
   readonly encrypted: boolean;
 }
-
-/** The nested page tables had nothing against an access; the reverse map has. */
-const REVERSE_MAP_FAULT: NestedFault = { kind: 'nested-fault', mmio: false };
 
 /**
  * Memory as instructions see it: linear addresses, in two int32 halves. A load of 64 bits returns the low half and
@@ -51,17 +39,12 @@ export class LinearMemory {
   /** High half of the last 64-bit load. */
   dataHi = 0;
 
+  readonly physical: GuestPhysicalMemory;
   readonly walker: PageWalker;
   /** Set while `Cpu.emulate` runs one instruction. */
   bus: EmulationBus | null = null;
   /** MMIO gives the guest #VC instead of an exit. */
   mmioRaisesVc = false;
-  /** Null on a host without SEV-SNP. */
-  reverseMap: ReverseMap | null = null;
-  /** The event that is being delivered, for the exit of a fault inside. */
-  delivering: EventInfo | null = null;
-  /** Called when a write has hit a page with decoded instructions. */
-  onCodeWrite: () => void = () => {};
 
   /** CPL 3. Change it through `setUser`. */
   private user = false;
@@ -72,22 +55,25 @@ export class LinearMemory {
   private readonly allTlbs = [...Object.values(this.tlbs.supervisor), ...Object.values(this.tlbs.user)];
   private readTlb = this.tlbs.supervisor.read;
   private writeTlb = this.tlbs.supervisor.write;
-  private readonly tables = new Map<number, PhysicalPage>();
   private mmioAddress = 0;
 
   private readonly scratchBytes = new Uint8Array(16);
   private readonly scratch = new DataView(this.scratchBytes.buffer);
 
+  /** @param onCodeWrite called when a write has hit a page with decoded instructions */
   constructor(
     private readonly state: CpuState,
-    private readonly physical: PhysicalMemory,
+    nested: PhysicalMemory,
     features: () => CpuFeatures,
+    private readonly onCodeWrite: () => void,
   ) {
-    this.walker = new PageWalker(state, this, features);
+    this.physical = new GuestPhysicalMemory(nested, onCodeWrite);
+    this.walker = new PageWalker(state, this.physical, features);
   }
 
   setUser(user: boolean): void {
     this.user = user;
+    this.physical.user = user;
     const tlbs = user ? this.tlbs.user : this.tlbs.supervisor;
     this.readTlb = tlbs.read;
     this.writeTlb = tlbs.write;
@@ -311,38 +297,24 @@ export class LinearMemory {
     if (error !== TRANSLATED) throw this.pageFault(lo, hi, error);
     const encrypted = walker.encrypted || (access === 'execute' && walker.fetchesEncrypted);
     const address = walker.page + (lo & OFFSET);
-    const mapping = this.physical.map(gpa(address), access, encrypted);
+    const made: PhysicalAccess = { address, access, encrypted, pageWalk: false, user };
+    const mapping = this.physical.translate(address, access, encrypted);
     if (mapping.kind === 'nested-fault') {
       this.mmioAddress = address;
       if (mapping.mmio && access !== 'execute') {
         if (this.bus !== null) return null;
         if (this.mmioRaisesVc) throw new GuestFault(Vector.VC, SvmExitCode.NPF);
       }
-      throw this.nestedFault(address, access, encrypted, false, user, mapping);
+      throw this.physical.nestedFault(made, mapping);
     }
-    const verdict = this.reverseMap?.check(mapping.frame, gpa(walker.page), access, encrypted, user) ?? 'allowed';
-    if (verdict === 'not-validated') throw this.notValidated(lo, hi);
-    if (verdict === 'fault') throw this.nestedFault(address, access, encrypted, false, user, REVERSE_MAP_FAULT);
+    if (!this.physical.isValidated(mapping.frame, made)) throw this.notValidated(lo, hi);
     return tlb.insert(lo, hi, mapping, walker.global, walker.large);
   }
 
   /** A page that can be read but not written (ROM), for the load of an emulated read-modify-write. */
   private readOnlyEntry(): TlbEntry | null {
-    const mapping = this.physical.map(gpa(this.mmioAddress), 'read', this.walker.encrypted);
+    const mapping = this.physical.translate(this.mmioAddress, 'read', this.walker.encrypted);
     return mapping.kind === 'mapped' ? Tlb.entry(mapping, false, false) : null;
-  }
-
-  private nestedFault(
-    address: number,
-    access: MemoryAccess,
-    encrypted: boolean,
-    pageWalk: boolean,
-    user: boolean,
-    fault: NestedFault,
-  ): ExitTrap {
-    const { delivering } = this;
-    const rmp = fault === REVERSE_MAP_FAULT;
-    return new ExitTrap({ kind: 'nested-fault', gpa: gpa(address), access, encrypted, pageWalk, user, rmp, fault, delivering });
   }
 
   /** #VC; the address is in CR2, as for a page fault [M]. */
@@ -359,8 +331,11 @@ export class LinearMemory {
     const error = walker.walk(lo, hi, false, this.user, false, true);
     if (error !== TRANSLATED) throw this.pageFault(lo, hi, error);
     const { page, encrypted } = walker;
-    const mapping = this.physical.map(gpa(page), 'read', encrypted);
-    if (mapping.kind === 'nested-fault') throw this.nestedFault(page, 'read', encrypted, false, this.user, mapping);
+    const mapping = this.physical.translate(page, 'read', encrypted);
+    if (mapping.kind === 'nested-fault') {
+      const made: PhysicalAccess = { address: page, access: 'read', encrypted, pageWalk: false, user: this.user };
+      throw this.physical.nestedFault(made, mapping);
+    }
     return { page: gpa(page), frame: mapping.frame, encrypted };
   }
 
@@ -393,44 +368,6 @@ export class LinearMemory {
     return { gpa: gpa(walker.page + (lo & OFFSET)), writable: walker.writable, user: walker.user };
   }
 
-  // ---- guest-physical accesses of the page walk --------------------------------------------------------------
-
-  loadPhysical32(address: number, encrypted: boolean): number {
-    const { frame, key } = this.tablePage(address, encrypted, 'read');
-    const bytes = frame.view(key);
-    const offset = address % 4096;
-    return bytes[offset] | (bytes[offset + 1] << 8) | (bytes[offset + 2] << 16) | (bytes[offset + 3] << 24);
-  }
-
-  loadPhysical64(address: number, encrypted: boolean): number {
-    this.dataHi = this.loadPhysical32(address + 4, encrypted);
-    return this.loadPhysical32(address, encrypted);
-  }
-
-  storePhysical32(address: number, encrypted: boolean, value: number): void {
-    const { frame, key } = this.tablePage(address, encrypted, 'write');
-    if (frame.codeCached) this.onCodeWrite();
-    const bytes = frame.viewForWrite(key);
-    const offset = address % 4096;
-    for (let i = 0; i < 4; i++) bytes[offset + i] = value >>> (8 * i);
-  }
-
-  private tablePage(address: number, encrypted: boolean, access: 'read' | 'write'): PhysicalPage {
-    const page = Math.floor(address / 4096);
-    const cached = this.tables.get(page);
-    if (cached !== undefined && (cached.writable || access === 'read')) return cached;
-    const mapping = this.physical.map(gpa(address), access, encrypted);
-    if (mapping.kind === 'nested-fault') throw this.nestedFault(address, access, encrypted, true, this.user, mapping);
-    const { frame, key } = mapping;
-    const verdict = this.reverseMap?.check(frame, gpa(page * 4096), access, encrypted, this.user) ?? 'allowed';
-    if (verdict === 'not-validated') throw new GuestFault(Vector.VC, SvmExitCode.PAGE_NOT_VALIDATED);
-    if (verdict === 'fault') throw this.nestedFault(address, access, encrypted, true, this.user, REVERSE_MAP_FAULT);
-    const fresh = { frame, key, writable: mapping.writable };
-    if (this.tables.size >= 256) this.tables.clear();
-    this.tables.set(page, fresh);
-    return fresh;
-  }
-
   // ---- emulation ---------------------------------------------------------------------------------------------
 
   private busRead(count: number, into: Uint8Array, at: number): void {
@@ -455,7 +392,7 @@ export class LinearMemory {
 
   /** Forgets everything, nested translations included. */
   flushTlb(): void {
-    this.tables.clear();
+    this.physical.flush();
     this.flushLinear();
   }
 

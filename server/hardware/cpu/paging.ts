@@ -1,4 +1,4 @@
-import type { LinearMemory } from './memory.js';
+import type { GuestPhysicalMemory } from './guest-physical.js';
 import { Cr0, Cr4, Efer } from './registers.js';
 import type { CpuState } from './state.js';
 import type { CpuFeatures, MemoryEncryption } from './types.js';
@@ -48,7 +48,7 @@ export class PageWalker {
 
   constructor(
     private readonly state: CpuState,
-    private readonly memory: LinearMemory,
+    private readonly memory: GuestPhysicalMemory,
     private readonly features: () => CpuFeatures,
   ) {}
 
@@ -119,7 +119,7 @@ export class PageWalker {
     let table = long ? this.addressOf(state.cr3Lo & ~0xfff, state.cr3Hi) : (state.cr3Lo & ~0x1f) >>> 0;
     for (; ; level--) {
       const entryAddress = this.withoutEncryption(table) + 8 * indexAt(level, lo, hi);
-      const entryLo = this.memory.loadPhysical64(entryAddress, this.tablesEncrypted());
+      const entryLo = this.memory.load64(entryAddress, this.tablesEncrypted());
       const entryHi = this.memory.dataHi;
       if ((entryLo & Pte.P) === 0) return 0;
       this.record(entryAddress, entryLo);
@@ -172,7 +172,7 @@ export class PageWalker {
   private walkLegacy(lo: number): number {
     const directoryAddress = ((this.state.cr3Lo & ~0xfff) >>> 0) + 4 * (lo >>> 22);
     const tables = this.tablesEncrypted();
-    const directory = this.memory.loadPhysical32(directoryAddress, tables);
+    const directory = this.memory.load32(directoryAddress, tables);
     if ((directory & Pte.P) === 0) return 0;
     this.record(directoryAddress, directory);
     this.restrictLegacy(directory);
@@ -186,7 +186,7 @@ export class PageWalker {
       return -1;
     }
     const entryAddress = ((directory & ~0xfff) >>> 0) + 4 * ((lo >>> 12) & 0x3ff);
-    const entry = this.memory.loadPhysical32(entryAddress, tables);
+    const entry = this.memory.load32(entryAddress, tables);
     if ((entry & Pte.P) === 0) return 0;
     this.record(entryAddress, entry);
     this.restrictLegacy(entry);
@@ -213,7 +213,7 @@ export class PageWalker {
       const wanted = Pte.A | (write && i === this.entries - 1 ? Pte.D : 0);
       const entry = this.entryLo[i];
       if ((entry & wanted) !== wanted) {
-        this.memory.storePhysical32(this.entryAddress[i], this.tablesEncrypted(), entry | wanted);
+        this.memory.store32(this.entryAddress[i], this.tablesEncrypted(), entry | wanted);
       }
     }
   }

@@ -1,4 +1,5 @@
 import type { Core } from '../core.js';
+import { DR6, DR7, Dr6, Dr7 } from '../debug-registers.js';
 import { type Compiled, end, type Instruction, type InstructionGroup, next } from '../instruction.js';
 import { gprAt, gprWriter, OutsideSubset, operandAt, reader, sizeOf, writer } from '../operands.js';
 import { Attr, Cr0, Cr4, Efer, Seg, Vector } from '../registers.js';
@@ -109,7 +110,6 @@ const undefinedRegister = (): Compiled =>
   });
 
 const DR6_FIXED = 0xffff0ff0 | 0;
-const DR7_GD = 1 << 13;
 
 /** MOV to and from DRn. DR4 and DR5 are DR6 and DR7 unless CR4.DE makes them undefined. */
 export function moveDebug(core: Core, instruction: Instruction): Compiled {
@@ -128,9 +128,9 @@ export function moveDebug(core: Core, instruction: Instruction): Compiled {
     if (index === 7 && core.intercepts.nonAutomatic === 'vc' && core.intercepts.debugSwap !== true) {
       throw new GuestFault(Vector.VC, toDebug ? SvmExitCode.WRITE_DR7 : SvmExitCode.READ_DR7);
     }
-    if ((state.dr[14] & DR7_GD) !== 0) {
-      state.dr[14] &= ~DR7_GD;
-      state.dr[12] |= DR7_GD;
+    if ((state.dr[DR7] & Dr7.GD) !== 0) {
+      state.dr[DR7] &= ~Dr7.GD;
+      state.dr[DR6] |= Dr6.BD;
       throw new GuestFault(Vector.DB, null);
     }
     if (!toDebug) {

@@ -208,7 +208,7 @@ const FAIL_INPUT = 1;
 
 /** #UD in a guest without SEV-SNP, #GP outside ring 0. */
 function requireReverseMap(core: Core): ReverseMap {
-  const { reverseMap } = core.memory;
+  const { reverseMap } = core.memory.physical;
   if (reverseMap?.snp !== true) throw undefinedOpcode();
   core.requirePrivilege();
   return reverseMap;
