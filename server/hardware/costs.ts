@@ -125,6 +125,7 @@ export const COSTS: Readonly<Record<Primitive, Cost>> = {
   psp_SNP_CONFIG: assumed(50_000),
   psp_SNP_COMMIT: assumed(100_000),
   psp_SNP_VLEK_LOAD: assumed(1_000_000),
+  psp_SNP_FEATURE_INFO: assumed(50_000),
 };
 
 /** Charges `count` (default 1) of a primitive to whoever keeps the ledger. */

@@ -61,6 +61,7 @@ export const COMMAND = {
   SNP_CONFIG: 0xc9,
   SNP_COMMIT: 0xcb,
   SNP_VLEK_LOAD: 0xcd,
+  SNP_FEATURE_INFO: 0xce,
 } as const;
 
 export type CommandName = keyof typeof COMMAND;

@@ -10,7 +10,7 @@ export const SNP_SHUTDOWN_EX = struct(8, { length: u32(0), flags: u32(4) });
 
 export const SNP_PLATFORM_STATUS = struct(8, { statusPaddr: paddr(0) });
 
-/** What SNP_PLATFORM_STATUS writes. Bits of `rmpFlags`: 0 IS_RMP_INIT. Bits of `flags`: 0 MASK_CHIP_ID, 1 MASK_CHIP_KEY, 2 VLEK_EN. */
+/** What SNP_PLATFORM_STATUS writes. Bits of `rmpFlags`: 0 IS_RMP_INIT. Bits of `flags`: 0 MASK_CHIP_ID, 1 MASK_CHIP_KEY, 2 VLEK_EN, 3 FEATURE_INFO. */
 export const SNP_STATUS_PAGE = struct(32, {
   apiMajor: u8(0),
   apiMinor: u8(1),
@@ -29,6 +29,9 @@ export const SNP_CONFIG = struct(64, { reportedTcb: u64(0), flags: u32(8) });
 export const SNP_COMMIT = struct(4, { length: u32(0) });
 
 export const SNP_VLEK_LOAD = struct(16, { length: u32(0), wrappedVersion: u8(4), wrappedPaddr: paddr(8) });
+
+/** `ecxIn`: the sub-function. */
+export const SNP_FEATURE_INFO = struct(16, { length: u32(0), ecxIn: u32(4), featureInfoPaddr: paddr(8) });
 
 /** SNP_GCTX_CREATE and SNP_DECOMMISSION. */
 export const SNP_GCTX = struct(8, { gctxPaddr: paddr(0) });

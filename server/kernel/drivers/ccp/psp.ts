@@ -49,6 +49,7 @@ export class Psp {
   ) {
     this.buffers = new FirmwareBuffers(dram);
     this.snp = options.snp ? new SnpPlatformDriver(this, amd, dram, options.cpus) : null;
+    this.snp?.getPlatformData();
     this.initEx = options.initExFile === null ? null : new InitExBuffer(dram, options.initExFile);
   }
 

@@ -1,10 +1,24 @@
 import type { AmdPlatform } from '../../../hardware/amd/platform.js';
+import { SNP_POLICY } from '../../../hardware/amd/snp/snp-policy.js';
 import { SEV_FEATURE } from '../../../hardware/amd/vmsa.js';
 import type { Psp } from '../../drivers/ccp/psp.js';
 import type { Kernel } from '../../kernel.js';
 import { VM_TYPE, type Vm } from '../vm.js';
 import { AsidAllocator, asidSpan } from './asid.js';
 import { toSevInfo } from './sev-info.js';
+
+/** `KVM_SNP_POLICY_MASK_VALID`: what KVM takes of what the firmware does. A migration agent needs help that it does not give. */
+const SNP_POLICY_MASK_VALID =
+  0xffffn |
+  SNP_POLICY.SMT |
+  SNP_POLICY.RESERVED_ONE |
+  SNP_POLICY.DEBUG |
+  SNP_POLICY.SINGLE_SOCKET |
+  SNP_POLICY.CXL_ALLOW |
+  SNP_POLICY.MEM_AES_256_XTS |
+  SNP_POLICY.RAPL_DIS |
+  SNP_POLICY.CIPHERTEXT_HIDING_DRAM |
+  SNP_POLICY.PAGE_SWAP_DISABLE;
 
 /** What kvm_amd knows of memory encryption on this host (`sev_hardware_setup`). */
 export interface SevModule {
@@ -18,6 +32,8 @@ export interface SevModule {
   readonly snpEnabled: boolean;
   /** `sev_supported_vmsa_features`: what KVM_SEV_INIT2 may ask for on SEV-ES guests. */
   readonly vmsaFeatures: bigint;
+  /** `snp_supported_policy_bits`: what KVM_SEV_SNP_LAUNCH_START may have in its policy. */
+  readonly snpPolicyBits: bigint;
 }
 
 /** Bit n: VM type n has an encryption context of its own that this host offers. */
@@ -31,6 +47,7 @@ export const createSevModule = (kernel: Kernel): SevModule => {
   const { range } = amd.asidKeys;
   const es = asidSpan(range, true);
   const esEnabled = config.sev.enabled && config.sev.es && es.first <= es.last;
+  const snp = esEnabled && psp.snp?.init() === null ? psp.snp : null;
   return {
     kernel,
     amd,
@@ -43,8 +60,9 @@ export const createSevModule = (kernel: Kernel): SevModule => {
     }),
     enabled: config.sev.enabled,
     esEnabled,
-    snpEnabled: esEnabled && psp.snp !== null && psp.snp.init() === null,
+    snpEnabled: snp !== null,
     vmsaFeatures: esEnabled ? SEV_FEATURE.DEBUG_SWAP : 0n,
+    snpPolicyBits: snp === null ? 0n : snp.policyBits() & SNP_POLICY_MASK_VALID,
   };
 };
 

@@ -18,7 +18,6 @@ import { registerRegion, unregisterRegion } from './sev-regions.js';
 import { sevVcpuCreate, sevVcpuFree } from './sev-vcpu.js';
 import { initProtectedGuestState } from './snp/ap-creation.js';
 import { gmemInvalidate, gmemPrepare, handleRmpFault } from './snp/gmem.js';
-import { SNP_POLICY_BITS } from './snp/launch.js';
 import { sevTwoVmLock } from './two-vm-lock.js';
 import { toSvm, VcpuSvm } from './vcpu-svm.js';
 import { enterGuest, leaveGuest } from './vmrun.js';
@@ -97,7 +96,7 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
     },
     sevAttribute: (attr) => {
       if (attr === KVM_X86_SEV.VMSA_FEATURES) return module.vmsaFeatures;
-      if (attr === KVM_X86_SEV.SNP_POLICY_BITS) return module.snpEnabled ? SNP_POLICY_BITS : 0n;
+      if (attr === KVM_X86_SEV.SNP_POLICY_BITS) return module.snpPolicyBits;
       return attr === KVM_X86_SEV.SNP_REQ_CERTS ? BigInt(module.snpEnabled) : null;
     },
     gmemPrepare: (vm, frame, page) => gmemPrepare(module, vm, frame, page),

@@ -148,6 +148,7 @@ const SNP_HOST = { sev: { ...DEFAULT_HOST_CONFIG.sev, snp: true } };
 const INVALID_PARAM = 0x16;
 const INVALID_PLATFORM_STATE = 1;
 const INVALID_CONFIG = 3;
+const FEATURE_INFO_AVAILABLE = 8;
 
 describe('/dev/sev on a host with SEV-SNP', () => {
   const snpStatus = (vmm: Vmm, fd = vmm.sevFd) => {
@@ -183,6 +184,16 @@ describe('/dev/sev on a host with SEV-SNP', () => {
     expect(host.kernel.amd?.processor.state).toBe('uninit');
   });
 
+  it('asks the firmware at probe for what it has: a policy may have the bits that it knows, and a shutdown is whole', () => {
+    const { host } = createSevRig(SNP_HOST);
+    expect(host.kernel.costs.counts.get('psp_SNP_FEATURE_INFO')).toBe(1);
+    const base = 0x1f_ffffn;
+    const cxl = 1n << 21n;
+    expect(host.kernel.psp?.snp?.policyBits()).toBe(base | cxl);
+    host.kernel.psp?.snp?.shutdown();
+    expect(host.kernel.amd?.rmp.isActive).toBe(false);
+  });
+
   it('leaves SNP initialised where it was', () => {
     const { vmm, host } = createSevRig(SNP_HOST);
     expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_COMMIT)).toMatchObject({ result: 0, error: 0 });
@@ -193,7 +204,7 @@ describe('/dev/sev on a host with SEV-SNP', () => {
     const { vmm } = createSevRig(SNP_HOST);
     const config = sev_user_data_snp_config.encode({ flags: 1 });
     expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_SET_CONFIG, config)).toMatchObject({ result: 0, error: 0 });
-    expect(snpStatus(vmm).status.flags).toBe(1);
+    expect(snpStatus(vmm).status.flags).toBe(1 | FEATURE_INFO_AVAILABLE);
     config[63] = 1;
     expect(issue(vmm, vmm.sevFd, SEV_USER_CMD.SNP_SET_CONFIG, config)).toMatchObject({ result: 'EIO', error: INVALID_PARAM });
     const future = sev_user_data_snp_config.encode({ reported_tcb: 0xff00_0000_0000_0000n });
@@ -214,7 +225,7 @@ describe('/dev/sev on a host with SEV-SNP', () => {
     expect(load({ vlek_wrapped_address: 0n })).toMatchObject({ result: 'EINVAL', error: UNTOUCHED });
     expect(load({ vlek_wrapped_address: 0x1000n })).toMatchObject({ result: 'EFAULT', error: UNTOUCHED });
     expect(load({})).toMatchObject({ result: 0, error: 0 });
-    expect(snpStatus(vmm).status.flags).toBe(4);
+    expect(snpStatus(vmm).status.flags).toBe(4 | FEATURE_INFO_AVAILABLE);
     vmm.write(address + 100, Uint8Array.of(0xee));
     expect(load({}).result).toBe('EIO');
   });

@@ -2,17 +2,20 @@ import { hpa, hpaToPfn, PAGE_SIZE } from '../../../units.js';
 import { struct, u32, u64 } from '../../byte-layout.js';
 import { type Command, input } from '../../command.js';
 import type { Firmware } from '../../firmware.js';
-import type { PageRange } from '../../rmp.js';
+import type { FirmwareMemory } from '../../firmware-memory.js';
+import type { PageRange, Rmp } from '../../rmp.js';
 import { STATUS, type Status } from '../../status.js';
 import {
   SNP_COMMIT,
   SNP_CONFIG,
+  SNP_FEATURE_INFO,
   SNP_INIT_EX,
   SNP_PLATFORM_STATUS,
   SNP_SHUTDOWN_EX,
   SNP_STATUS_PAGE,
   SNP_VLEK_LOAD,
 } from '../command-buffers.js';
+import { FEATURE_INFO, FEATURE_LEGACY_COMMANDS, FIRMWARE_FEATURES } from '../feature-info.js';
 import { snpPlatformCommand } from '../snp-command.js';
 import { SNP_PLATFORM_STATE_NUMBER } from '../snp-platform.js';
 import { decodeTcb, isTcbAtMost } from '../tcb.js';
@@ -26,6 +29,7 @@ const X86_SNP_SHUTDOWN = 1 << 1;
 const MASK_CHIP_ID = 1 << 0;
 const MASK_CHIP_KEY = 1 << 1;
 const VLEK_EN = 1 << 2;
+const FEATURE_INFO_AVAILABLE = 1 << 3;
 
 /** The head of a list of pages that stay the hypervisor's, and one of the ranges that follow it. */
 const RANGE_LIST = struct(8, { count: u32(0) });
@@ -65,6 +69,7 @@ const snpInit = snpPlatformCommand({
   run: (firmware) => initialise(firmware, true, []),
 });
 
+/** RAPL_DIS, CIPHERTEXT_HIDING_EN and TIO_EN are refused, as SNP_FEATURE_INFO has said. */
 const snpInitEx = snpPlatformCommand({
   name: 'SNP_INIT_EX',
   states: ['uninit'],
@@ -108,7 +113,14 @@ const snpShutdownEx = snpPlatformCommand({
   },
 });
 
-/** The status page goes back to the host on success: it is in the Reclaim state then. */
+/** An answer that must lie in one page, which goes back to the host on success: it is in the Reclaim state then. */
+function writeInPage(memory: FirmwareMemory, rmp: Rmp, address: number, answer: Uint8Array): Status {
+  if (address % PAGE_SIZE > PAGE_SIZE - answer.length) return STATUS.INVALID_ADDRESS;
+  const status = memory.write(address, answer, null);
+  if (status === STATUS.SUCCESS && rmp.isActive) rmp.setState(hpaToPfn(hpa(address)), 'reclaim');
+  return status;
+}
+
 const snpPlatformStatus = snpPlatformCommand({
   name: 'SNP_PLATFORM_STATUS',
   states: ['uninit', 'init'],
@@ -121,16 +133,32 @@ const snpPlatformStatus = snpPlatformCommand({
     SNP_STATUS_PAGE.state.set(page, SNP_PLATFORM_STATE_NUMBER[snp.kind]);
     SNP_STATUS_PAGE.rmpFlags.set(page, rmp.isActive ? 1 : 0);
     const { maskChipId, maskChipKey, reportedTcb } = snpConfig;
-    const flags = (maskChipId ? MASK_CHIP_ID : 0) | (maskChipKey ? MASK_CHIP_KEY : 0) | (vlek === null ? 0 : VLEK_EN);
-    SNP_STATUS_PAGE.flags.set(page, flags);
+    const masks = (maskChipId ? MASK_CHIP_ID : 0) | (maskChipKey ? MASK_CHIP_KEY : 0);
+    SNP_STATUS_PAGE.flags.set(page, masks | (vlek === null ? 0 : VLEK_EN) | FEATURE_INFO_AVAILABLE);
     SNP_STATUS_PAGE.guestCount.set(page, snp.kind === 'init' ? snp.guests.size : 0);
     SNP_STATUS_PAGE.currentTcb.set(page, currentTcb);
     SNP_STATUS_PAGE.reportedTcb.set(page, reportedTcb);
-    const address = SNP_PLATFORM_STATUS.statusPaddr.get(buffer);
-    if (address % PAGE_SIZE > PAGE_SIZE - SNP_STATUS_PAGE.size) return STATUS.INVALID_ADDRESS;
-    const status = memory.write(address, page, null);
-    if (status === STATUS.SUCCESS && rmp.isActive) rmp.setState(hpaToPfn(hpa(address)), 'reclaim');
-    return status;
+    return writeInPage(memory, rmp, SNP_PLATFORM_STATUS.statusPaddr.get(buffer), page);
+  },
+});
+
+/**
+ * In which states it is legal, and the statuses of its errors, are not verified: Linux asks once, before SNP_INIT, for
+ * sub-function 0, into a buffer that is aligned to 8 bytes and lies in one page.
+ */
+const snpFeatureInfo = snpPlatformCommand({
+  name: 'SNP_FEATURE_INFO',
+  states: ['uninit', 'init'],
+  buffer: input(SNP_FEATURE_INFO),
+  run: ({ memory, rmp }, buffer) => {
+    if (SNP_FEATURE_INFO.length.get(buffer) !== SNP_FEATURE_INFO.size) return STATUS.INVALID_LENGTH;
+    if (SNP_FEATURE_INFO.ecxIn.get(buffer) !== 0) return STATUS.INVALID_PARAM;
+    const address = SNP_FEATURE_INFO.featureInfoPaddr.get(buffer);
+    if (address % 8 !== 0) return STATUS.INVALID_ADDRESS;
+    const info = new Uint8Array(FEATURE_INFO.size);
+    FEATURE_INFO.ebx.set(info, FEATURE_LEGACY_COMMANDS);
+    FEATURE_INFO.ecx.set(info, FIRMWARE_FEATURES);
+    return writeInPage(memory, rmp, address, info);
   },
 });
 
@@ -193,6 +221,7 @@ export const snpPlatformCommands: readonly Command[] = [
   snpShutdown,
   snpShutdownEx,
   snpPlatformStatus,
+  snpFeatureInfo,
   snpDfFlush,
   snpConfig,
   snpCommit,

@@ -13,9 +13,6 @@ import { creationInProgress, lockAllVcpus, protectState, syncSaveArea, unlockAll
 import { bindSnpAsid, contextAddress, createContext, decommissionContext } from './context.js';
 import { rmpMakePrivate, snpPageReclaim } from './rmp.js';
 
-/** `sev_get_snp_policy_bits` without FEATURE_INFO: ABI version, SMT, the bit that must be one, DEBUG, SINGLE_SOCKET. */
-export const SNP_POLICY_BITS = 0xffffn | SNP_POLICY.SMT | SNP_POLICY.RESERVED_ONE | SNP_POLICY.DEBUG | SNP_POLICY.SINGLE_SOCKET;
-
 /** Where the save area of every vCPU is measured (`INITIAL_VMSA_GPA`). */
 const INITIAL_VMSA_GPA = gpa(0xffff_ffff_f000);
 
@@ -35,8 +32,9 @@ export const snpLaunchStart: SevHandler = (call) => {
   const { policy, flags, gosvw } = params;
   if (sev.snpContext !== null) return new Failure('EINVAL', 'SNP_CONTEXT_EXISTS', kernelRef, { object: `vm ${vm.id}` });
   if (flags !== 0) return invalid('SNP_LAUNCH_FLAGS', kernelRef, 'flags', flags, '0');
-  if ((policy & ~SNP_POLICY_BITS) !== 0n)
-    return invalid('SNP_POLICY_BITS', kernelRef, 'policy', policy, `bits of 0x${SNP_POLICY_BITS.toString(16)}`);
+  const allowed = module.snpPolicyBits;
+  if ((policy & ~allowed) !== 0n)
+    return invalid('SNP_POLICY_BITS', kernelRef, 'policy', policy, `bits of 0x${allowed.toString(16)}`);
   if (!hasSnpPolicy(policy, SNP_POLICY.RESERVED_ONE))
     return invalid('SNP_POLICY_RESERVED_ONE', kernelRef, 'policy', policy, 'bit 17 set');
   const uncreated = createContext(call);

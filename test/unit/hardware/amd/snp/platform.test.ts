@@ -11,6 +11,9 @@ import { asid, gpa, hpa, hpaToPfn, PAGE_SIZE, pfnToHpa } from '../../../../../se
 import { hex, jsonVector, type Setting, set, VECTORS_NEEDED, vectorsAbsent } from '../rig.js';
 import { createSnpRig, POLICY, type SnpRig } from './snp-rig.js';
 
+/** Of SNP_PLATFORM_STATUS: always set. */
+const FEATURE_INFO_AVAILABLE = 8;
+
 const { SNP_INIT_EX, SNP_STATUS_PAGE, SNP_CONFIG } = buffers;
 
 function initialised(): SnpRig {
@@ -113,8 +116,46 @@ describe('SNP_PLATFORM_STATUS', () => {
   });
 });
 
+describe('SNP_FEATURE_INFO', () => {
+  const { SNP_FEATURE_INFO } = buffers;
+  const ask = (rig: SnpRig, address: number, length = 16, subFunction = 0) => {
+    const settings = [
+      set(SNP_FEATURE_INFO.length, length),
+      set(SNP_FEATURE_INFO.ecxIn, subFunction),
+      set(SNP_FEATURE_INFO.featureInfoPaddr, address),
+    ];
+    return rig.issue('SNP_FEATURE_INFO', SNP_FEATURE_INFO, ...settings).status;
+  };
+
+  it('says what the firmware does, and nothing else: the legacy commands, a shutdown of the table, a policy with CXL', () => {
+    const rig = createSnpRig();
+    const page = rig.frame();
+    expect(ask(rig, page.hpa + 8)).toBe(STATUS.SUCCESS);
+    expect(hex(rig.cells(page.hpa, 32))).toBe(`${'00'.repeat(8)}00000000010000002200000000000000${'00'.repeat(8)}`);
+  });
+
+  it('wants its own length, sub-function 0, and room for the answer that is aligned to 8 bytes in one page', () => {
+    const rig = createSnpRig();
+    const page = rig.frame();
+    rig.frame();
+    expect(ask(rig, page.hpa, 12)).toBe(STATUS.INVALID_LENGTH);
+    expect(ask(rig, page.hpa, 16, 1)).toBe(STATUS.INVALID_PARAM);
+    expect(ask(rig, page.hpa + 4)).toBe(STATUS.INVALID_ADDRESS);
+    expect(ask(rig, page.hpa + PAGE_SIZE - 8)).toBe(STATUS.INVALID_ADDRESS);
+    expect(ask(rig, page.hpa + PAGE_SIZE - 16)).toBe(STATUS.SUCCESS);
+  });
+
+  it('wants a page of the firmware’s while SNP is initialised, and gives it back', () => {
+    const rig = initialised();
+    expect(ask(rig, rig.frame().hpa)).toBe(STATUS.INVALID_PAGE_STATE);
+    const page = rig.firmwarePage();
+    expect(ask(rig, page.hpa)).toBe(STATUS.SUCCESS);
+    expect(rig.stateOf(page.hpa)).toBe('reclaim');
+  });
+});
+
 describe('a platform on which SNP is not initialised', () => {
-  const ALLOWED: readonly CommandName[] = ['SNP_INIT', 'SNP_INIT_EX', 'SNP_PLATFORM_STATUS'];
+  const ALLOWED: readonly CommandName[] = ['SNP_INIT', 'SNP_INIT_EX', 'SNP_PLATFORM_STATUS', 'SNP_FEATURE_INFO'];
   const names = Object.keys(COMMAND).filter((name): name is CommandName => name.startsWith('SNP_'));
 
   it.each(names.filter((name) => !ALLOWED.includes(name)))('refuses %s', (name) => {
@@ -172,7 +213,7 @@ describe('SNP_CONFIG and SNP_COMMIT', () => {
     expect(config(older, 4)).toBe(STATUS.INVALID_PARAM);
     expect(config(0n, 3)).toBe(STATUS.SUCCESS);
     expect(reported()).toBe(CURRENT);
-    expect(SNP_STATUS_PAGE.flags.get(readStatus(rig).bytes)).toBe(3);
+    expect(SNP_STATUS_PAGE.flags.get(readStatus(rig).bytes)).toBe(3 | FEATURE_INFO_AVAILABLE);
     expect(decodeTcb(CURRENT)).toEqual({ bootLoader: 4, tee: 0, snp: 22, microcode: 213 });
   });
 
@@ -186,9 +227,9 @@ describe('SNP_CONFIG and SNP_COMMIT', () => {
       STATUS.SUCCESS,
     );
     expect(rig.issue('SNP_COMMIT', buffers.SNP_COMMIT).status).toBe(STATUS.INVALID_LENGTH);
-    expect(status()).toEqual([3n, 1]);
+    expect(status()).toEqual([3n, 1 | FEATURE_INFO_AVAILABLE]);
     expect(rig.issue('SNP_COMMIT', buffers.SNP_COMMIT, set(buffers.SNP_COMMIT.length, 4)).status).toBe(STATUS.SUCCESS);
-    expect(status()).toEqual([CURRENT, 1]);
+    expect(status()).toEqual([CURRENT, 1 | FEATURE_INFO_AVAILABLE]);
   });
 });
 

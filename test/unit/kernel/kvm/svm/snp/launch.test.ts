@@ -4,7 +4,7 @@ import { asid, PAGE_SIZE } from '../../../../../../server/hardware/units.js';
 import { failed } from '../../../../../../server/kernel/failure.js';
 import { toSevInfo } from '../../../../../../server/kernel/kvm/svm/sev-info.js';
 import { KVM_CAP } from '../../../../../../server/kernel/uapi/capabilities.js';
-import { KVM_EXIT } from '../../../../../../server/kernel/uapi/constants.js';
+import { KVM_EXIT, KVM_X86_SEV } from '../../../../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../../../../server/kernel/uapi/ioctls.js';
 import { kvm_pre_fault_memory } from '../../../../../../server/kernel/uapi/kvm-structs.js';
 import {
@@ -80,6 +80,13 @@ describe('KVM_SEV_SNP_LAUNCH_START', () => {
     const { vmm } = createSnpHost();
     const { fd } = createSnpVm(vmm);
     expect(start(vmm, fd, fields)).toMatchObject({ result: 'EINVAL', error: ERROR_UNTOUCHED });
+  });
+
+  it('takes the policy bits that both KVM and the firmware know, and says which those are', () => {
+    const { vmm, host } = createSnpHost();
+    const { fd } = createSnpVm(vmm);
+    expect(host.kernel.ops.sevAttribute?.(KVM_X86_SEV.SNP_POLICY_BITS)).toBe(0x3b_ffffn);
+    expect(start(vmm, fd, { policy: SNP_POLICY | (1n << 21n) })).toMatchObject({ result: 0, error: 0 });
   });
 
   it('makes one context, bound to the VM’s ASID', () => {
