@@ -73,7 +73,13 @@ const main = async (): Promise<void> => {
   const identity = fingerprint(migration.identity.publicKey);
   log.info('ready', { listen: `${host}:${port}`, vendor: config.host.vendor, seed: config.host.seed, identity });
 
-  const stop = (): void => {
+  let stopping = false;
+  const stop = async (): Promise<void> => {
+    // Whoever says it twice does not want to wait.
+    if (!stopping) {
+      stopping = true;
+      await Promise.all(migration.farewells.map((farewell) => farewell()));
+    }
     server.forceShutdown();
     process.exit(0);
   };

@@ -199,6 +199,22 @@ describe('a session', () => {
     await nothingLeft(here, there);
   });
 
+  it.each(['source', 'destination'] as const)('is given up when the daemon of its %s is told to end', async (side) => {
+    await using here = await startHost();
+    await using there = await startHost();
+    await introduce(here.simkvm.migrations, there.simkvm.migrations);
+    const guest = await plainGuest(here);
+    const session = await sendVm(guest.vm, { to: there.process, limits: SLOW });
+    await expect.poll(async () => (await here.simkvm.migrations.get(session)).phase).toBe('copying');
+    const [ending, other] = side === 'source' ? [here, there] : [there, here];
+    await ending.daemon.stop();
+    const { phase, reason, detail } = await other.simkvm.migrations.get(session);
+    expect({ phase, reason }).toEqual({ phase: side === 'source' ? 'aborted' : 'stayed', reason: 'DAEMON_STOPPED' });
+    expect(detail).toContain(side);
+    if (side === 'destination') await goesOn(guest);
+    await nothingLeft(other);
+  });
+
   it('goes on when its destination has lost its power before Commit, until it is cancelled', async () => {
     await using here = await startHost();
     await using there = await startHost();

@@ -33,6 +33,8 @@ export interface MigrationHost {
   readonly unsealed: boolean;
   /** Null where V8 is not this host's to set up. */
   readonly heapRoom: HeapRoom | null;
+  /** What is to be done before the daemon ends, where it is asked to; none takes long. */
+  readonly farewells: (() => Promise<void>)[];
 }
 
 /** A ledger that ends with the daemon, and says so: what it does not know proves nothing. */
@@ -64,4 +66,5 @@ export const createVolatileMigrationHost = (seed: Uint8Array = randomBytes(RAW_K
   tlsPeers: null,
   unsealed: false,
   heapRoom: null,
+  farewells: [],
 });

@@ -141,6 +141,19 @@ export class Session implements StreamOwner {
     return () => void this.watchers.delete(changed);
   }
 
+  /** Resolves when both sides know how it has ended, or nothing is heard of the other one. */
+  parted(): Promise<void> {
+    return new Promise((resolve) => {
+      const look = (): void => {
+        if (!this.closed && this.connected) return;
+        stop();
+        resolve();
+      };
+      const stop = this.watch(look);
+      look();
+    });
+  }
+
   // -- the streams -------------------------------------------------------------------------------------------------------
 
   opened(stream: PeerStream): Failure | null {

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { Failure, failed, type Result } from '../../kernel/failure.js';
 import type { Process } from '../../kernel/process/process.js';
 import type { ChannelRole } from '../../migration/channel.js';
@@ -25,6 +26,9 @@ export interface HalfWiring {
   readonly stirred: () => void;
 }
 
+/** So long a daemon that ends waits for others to hear of it. */
+const FAREWELL_MS = 1000;
+
 const OTHER: Readonly<Record<ChannelRole, ChannelRole>> = { source: 'destination', destination: 'source' };
 
 /** Every migration between this host and others. */
@@ -38,6 +42,7 @@ export class Sessions {
   constructor(readonly host: Host) {
     this.remembered = rememberedSessions(host.migration.ledger);
     this.nextOrdinal = this.remembered.size + 1;
+    host.migration.farewells.push(() => this.end());
     // While there is still something to take back: the process's memory goes first.
     host.processes.onEnd((process) => {
       for (const session of this.sessions.values()) if (session.process === process) session.giveUp(because('PROCESS_EXITED'));
@@ -99,6 +104,20 @@ export class Sessions {
     this.sessions.set(number, session);
     migration.heapRoom?.enter();
     return session;
+  }
+
+  /**
+   * The daemon is about to end, and its guests with it: what can be given up is, so that those at the other end, who could only wait
+   * for it to come back, need not. Resolves when they have heard, or after a second.
+   */
+  private async end(): Promise<void> {
+    const heard = this.list
+      .filter(({ closed, connected, half }) => !closed && connected && !half.handedOver)
+      .map((session) => {
+        session.giveUp(because('DAEMON_STOPPED', `the daemon of the ${session.half.role} has been told to end`));
+        return session.parted();
+      });
+    if (heard.length > 0) await Promise.race([delay(FAREWELL_MS), Promise.all(heard)]);
   }
 
   /** Gives a session up that has come to nothing, and forgets it unless the other daemon has heard of it. */

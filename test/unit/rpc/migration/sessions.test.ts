@@ -100,6 +100,51 @@ describe('a session between two daemons', () => {
   });
 });
 
+describe('a daemon that is told to end', () => {
+  const end = async ({ host }: TestDaemon): Promise<void> => {
+    await Promise.all(host.migration.farewells.map((farewell) => farewell()));
+  };
+
+  it.each(['source', 'destination'] as const)(
+    'as the %s, after whichever message: both know whose the guest is',
+    async (side) => {
+      const ends = new Set<string>();
+      for (let last = 8; last <= 26; last += 2) {
+        const { here, there } = createDaemons();
+        const guest = sevGuest(here.rig);
+        const source = beginSource(here, guest);
+        const destination = beginDestination(there);
+        let told = false;
+        const carrier: Carrier = (message, _way, count) => {
+          told ||= count === last;
+          return [message];
+        };
+        void destination.dial(
+          dialling(there, here, () => carrier),
+          1,
+        );
+        await until('it has been told, or is over', () => told || (source.closed && destination.closed));
+        await end(side === 'source' ? here : there);
+        const stands = [source.half.standing, destination.half.standing].join();
+        ends.add(stands);
+        expect(stands, `after ${last}`).toMatch(/^(stayed,aborted|sent,committed)$/);
+        if (stands === 'sent,committed') continue;
+        expect([source.half.reason, destination.half.reason]).toEqual(['DAEMON_STOPPED', 'DAEMON_STOPPED']);
+        expect(runOnce(guest, [])).toBe(SERIAL_EXIT);
+        expect([vmsOf(there), contextsOf(there)]).toEqual([0, 0]);
+      }
+      expect([...ends].sort()).toEqual(['sent,committed', 'stayed,aborted']);
+    },
+  );
+
+  it('does not wait for who is away', async () => {
+    const { here } = createDaemons();
+    const source = beginSource(here, plainGuest(here.rig));
+    await end(here);
+    expect(source.half.standing).toBe('sending');
+  });
+});
+
 describe('a session whose other half never comes', () => {
   it('ends after a minute, and leaves the guest where it is', () => {
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
