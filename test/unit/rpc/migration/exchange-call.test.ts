@@ -1,9 +1,10 @@
 import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from 'node:http2';
 import { setImmediate } from 'node:timers/promises';
 import { status } from '@grpc/grpc-js';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { MESSAGE_MAX } from '../../../../server/rpc/message-max.js';
 import { prefixOf } from '../../../../server/rpc/message-writer.js';
+import type { ExchangeCallOptions } from '../../../../server/rpc/migration/exchange-call.js';
 import { callOver, createLine, type Line, serve } from './exchange-line.js';
 
 const MIB = 2 ** 20;
@@ -251,12 +252,19 @@ describe.each([true, false])('the end of a call of Exchange (one that hears page
   });
 
   it('does not come as long as there is one', async () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'setTimeout', 'clearTimeout'] });
+    onTestFinished(() => void vi.useRealTimers());
     const line = createLine();
-    const call = callOver(line, { hearsPages, keepaliveMs: 5 });
+    const call = callOver(line, { hearsPages });
     const [session] = serve(line, {}, (stream) => stream.respond(GRPC));
-    for (let pings = 0; pings < 5; ) {
-      await new Promise((resolve) => session?.once('ping', resolve));
-      pings++;
+    let pings = 0;
+    session?.on('ping', () => pings++);
+    const theNextPing = vi.getTimerCount();
+    for (let asked = 1; asked <= 5; asked++) {
+      vi.advanceTimersByTime(60_000);
+      expect(vi.getTimerCount()).toBe(theNextPing + 1);
+      while (vi.getTimerCount() > theNextPing) await setImmediate();
+      expect(pings).toBe(asked);
     }
     expect(call.end).toBeNull();
   });
@@ -297,14 +305,17 @@ describe('what a call of Exchange takes', () => {
 });
 
 describe('a peer that does not keep to the rules', () => {
-  const endOf = async (...frames: Buffer[]) => {
+  const endAfter = async (frames: readonly Buffer[], overrides: Partial<ExchangeCallOptions> = {}) => {
     const line = createLine({ pieces: 5000 });
-    const call = callOver(line, { keepaliveMs: 20 });
+    const call = callOver(line, overrides);
     sayTo(line, ...frames);
     const end = await call.ended;
     while (!line.far.destroyed) await setImmediate();
     return { ...end, messages: call.messages.length };
   };
+  const endOf = (...frames: Buffer[]) => endAfter(frames);
+  /** Where nobody listens to what is said, it is the silence that ends the call. */
+  const endOfSilence = (...frames: Buffer[]) => endAfter(frames, { keepaliveMs: 20 });
   const data = (...bytes: Uint8Array[]): Buffer => frame(DATA, 0, 1, Buffer.concat(bytes));
 
   it('ends the call with a frame that is too large', async () => {
@@ -339,12 +350,12 @@ describe('a peer that does not keep to the rules', () => {
   });
 
   it('says nothing before its headers, nor on another stream', async () => {
-    expect(await endOf(data(prefixOf(0)), HEADERS)).toMatchObject({ code: status.UNAVAILABLE, messages: 0 });
-    expect(await endOf(HEADERS, frame(DATA, 0, 3, prefixOf(0)))).toMatchObject({ code: status.UNAVAILABLE, messages: 0 });
+    expect(await endOfSilence(data(prefixOf(0)), HEADERS)).toMatchObject({ code: status.UNAVAILABLE, messages: 0 });
+    expect(await endOfSilence(HEADERS, frame(DATA, 0, 3, prefixOf(0)))).toMatchObject({ code: status.UNAVAILABLE, messages: 0 });
   });
 
   it('speaks HTTP/2', async () => {
-    expect(await endOf(Buffer.from('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n'))).toMatchObject({
+    expect(await endOfSilence(Buffer.from('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n'))).toMatchObject({
       code: status.UNAVAILABLE,
     });
   });
