@@ -6,9 +6,10 @@ import { MissingMemory } from './missing-memory.js';
 import { type MissingPages, PageMissing } from './missing-pages.js';
 import type { MmuNotifier, MmuNotifierEvent } from './mmu-notifier.js';
 import type { Page } from './page.js';
+import { PageFaults, segv } from './page-faults.js';
 import type { PageProvider } from './page-provider.js';
 import { PageSnapshot } from './page-snapshot.js';
-import { type PageRun, PageTable } from './page-table.js';
+import { type PageRun, PageTable, pageOf } from './page-table.js';
 import { mayRead, type Protection, type Vma, Vmas } from './vma.js';
 
 /** End of the user half: the last page below 2^47 is not the user's (TASK_SIZE_MAX). */
@@ -25,13 +26,8 @@ export interface MapRequest {
   readonly fixedAddress?: number;
 }
 
-const segv = (address: number | bigint, kernelRef: string): Failure =>
-  new Failure('EFAULT', 'BAD_ADDRESS', kernelRef, { address: `0x${address.toString(16)}` });
-
 /** From so many bytes on, what is written to untouched memory is stored in one piece. */
 const STORED_MIN = 16 * PAGE_SIZE;
-
-const pageOf = (address: number): number => Math.floor(address / PAGE_SIZE);
 
 /** Told what the process, or the kernel for it, has written to its memory; both are addresses. */
 export type WriteWatcher = (start: number, end: number) => void;
@@ -46,11 +42,16 @@ export class AddressSpace implements UserCopy {
   private readonly notifiers = new Set<MmuNotifier>();
   private readonly writeWatchers = new Set<WriteWatcher>();
   private readonly missing: MissingMemory;
+  private readonly faults: PageFaults;
   private exited = false;
 
   constructor(readonly provider: PageProvider) {
     this.ptes = new PageTable(provider);
     this.missing = new MissingMemory(provider);
+    this.faults = new PageFaults(this.areas, this.ptes, this.missing, provider, (pageNumber, page) => {
+      this.notify(pageNumber * PAGE_SIZE, (pageNumber + 1) * PAGE_SIZE, 'clear');
+      provider.copied?.(page.frame, this);
+    });
   }
 
   registerNotifier(notifier: MmuNotifier): void {
@@ -175,7 +176,7 @@ export class AddressSpace implements UserCopy {
         const page = this.ptes.get(number);
         if (page === undefined) continue;
         if (page.pins > 0) {
-          const copy = this.copyPage(page);
+          const copy = this.faults.copy(page);
           if (failed(copy)) return copy;
           child.ptes.set(number, copy, true);
           continue;
@@ -201,13 +202,7 @@ export class AddressSpace implements UserCopy {
 
   /** `get_user_pages` for one page, without a reference: valid until the next wait. EFAULT where the touch would fault. */
   fault(address: number, write: boolean): Result<Page> {
-    const pageNumber = pageOf(address);
-    const area = this.areas.find(address);
-    if (area === undefined) return segv(address, 'handle_mm_fault');
-    if (write ? !area.protection.write : !mayRead(area)) return segv(address, 'handle_mm_fault');
-    const page = this.ptes.get(pageNumber);
-    if (page === undefined) return this.populate(area, pageNumber, write);
-    return write && !this.ptes.isWritable(pageNumber) ? this.breakCow(pageNumber, page) : page;
+    return this.faults.handle(address, write);
   }
 
   /** Page numbers in [start, end) that have ever been touched, here or by another user of an object; some twice. Touches nothing. */
@@ -242,7 +237,7 @@ export class AddressSpace implements UserCopy {
     const snapshot = new PageSnapshot(this.ptes, this.provider);
     let [first, last] = [TASK_SIZE, 0];
     for (const { start, end } of ranges) {
-      const absent = this.populateAll(start, end);
+      const absent = this.faults.populateAll(start, end);
       if (absent !== null) {
         snapshot.release();
         return absent;
@@ -377,58 +372,6 @@ export class AddressSpace implements UserCopy {
     if (failed(frames)) return 0;
     for (const [index, frame] of frames.entries()) this.ptes.setBare(first + index, frame);
     return pages * PAGE_SIZE;
-  }
-
-  /** Reads one byte of each page of a range that is not present. */
-  private populateAll(start: number, end: number): Failure | null {
-    const unreadable = this.areas.overlapping(start, end).find((area) => !mayRead(area));
-    if (unreadable !== undefined) return segv(Math.max(start, unreadable.start), 'handle_mm_fault');
-    if (!this.covers(start, end)) return segv(this.areas.firstHole(start, end), 'handle_mm_fault');
-    for (let page = pageOf(start); page < pageOf(end); page++) {
-      const present = this.ptes.has(page) ? null : this.fault(page * PAGE_SIZE, false);
-      if (failed(present)) return present;
-    }
-    return null;
-  }
-
-  private populate(area: Vma, pageNumber: number, write: boolean): Result<Page> {
-    const missing = this.missing.ownerOf(pageNumber);
-    if (missing !== undefined) return missing.touch(pageNumber);
-    const index = area.firstPage + pageNumber - pageOf(area.start);
-    if (area.object === null) {
-      const page = this.provider.allocate();
-      if (!failed(page)) this.ptes.set(pageNumber, page, true);
-      return page;
-    }
-    const page = area.object.fault(index);
-    if (failed(page)) return page;
-    if (area.shared || !write) {
-      this.ptes.set(pageNumber, page.get(), area.shared);
-      return page;
-    }
-    const copy = this.copyPage(page);
-    if (!failed(copy)) this.ptes.set(pageNumber, copy, true);
-    return copy;
-  }
-
-  /** `do_wp_page`: the last user of a page just gets it writable, any other a copy. */
-  private breakCow(pageNumber: number, page: Page): Result<Page> {
-    if (!page.shared && !this.ptes.isHeld(pageNumber)) {
-      this.ptes.setWritable(pageNumber, true);
-      return page;
-    }
-    const copy = this.copyPage(page);
-    if (failed(copy)) return copy;
-    this.notify(pageNumber * PAGE_SIZE, (pageNumber + 1) * PAGE_SIZE, 'clear');
-    this.provider.copied?.(page.frame, this);
-    this.ptes.replace(pageNumber, copy, true);
-    return copy;
-  }
-
-  private copyPage(page: Page): Result<Page> {
-    const copy = this.provider.allocate();
-    if (!failed(copy)) copy.frame.viewForWrite(null).set(page.frame.view(null));
-    return copy;
   }
 
   private carve(start: number, end: number, change: (area: Vma) => Vma | null, event: MmuNotifierEvent): void {

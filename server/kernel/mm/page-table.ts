@@ -1,4 +1,4 @@
-import type { Pfn } from '../../hardware/units.js';
+import { PAGE_SIZE, type Pfn } from '../../hardware/units.js';
 import type { Page } from './page.js';
 import type { PageProvider } from './page-provider.js';
 
@@ -32,6 +32,9 @@ export interface PageRun {
   readonly first: number;
   readonly count: number;
 }
+
+/** Number of the page that an address lies in. */
+export const pageOf = (address: number): number => Math.floor(address / PAGE_SIZE);
 
 const tableIndex = (page: number): number => Math.floor(page / ENTRIES);
 
