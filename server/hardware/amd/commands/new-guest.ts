@@ -42,6 +42,10 @@ export interface SessionRequest {
   readonly sessionLength: number;
 }
 
+/** Whether certificate and session blob have the lengths of such. */
+export const hasSessionLengths = ({ certLength, sessionLength }: SessionRequest): boolean =>
+  certLength === SEV_CERTIFICATE.size && sessionLength === SESSION.size;
+
 /**
  * Opens the session that another party made for this platform's PDH. Its certificate is not verified by anybody's
  * signature: what proves the party is that it knows the keys.
@@ -51,7 +55,7 @@ export function acceptSession(
   platform: InitialisedPlatform,
   request: SessionRequest,
 ): TransportKeys | Status {
-  if (request.certLength !== SEV_CERTIFICATE.size || request.sessionLength !== SESSION.size) return STATUS.INVALID_LENGTH;
+  if (!hasSessionLengths(request)) return STATUS.INVALID_LENGTH;
   const certificateBytes = firmware.memory.read(request.certPaddr, request.certLength, null);
   const session = firmware.memory.read(request.sessionPaddr, request.sessionLength, null);
   if (certificateBytes === null || session === null) return STATUS.INVALID_ADDRESS;

@@ -1,7 +1,7 @@
 import { type Command, guestCommand, initialisedCommand, input, inputOutput } from '../command.js';
 import { GUEST_HANDLE, RECEIVE_START } from '../command-buffers.js';
 import { STATUS } from '../status.js';
-import { acceptSession, checkGuestRequest, createGuest } from './new-guest.js';
+import { acceptSession, checkGuestRequest, createGuest, hasSessionLengths } from './new-guest.js';
 
 /** RECEIVE_START and RECEIVE_FINISH (sev-firmware.md 2.7). The packets between them are in `packets.ts`. */
 
@@ -14,15 +14,18 @@ const receiveStart = initialisedCommand({
   buffer: inputOutput(RECEIVE_START),
   run: (firmware, platform, buffer) => {
     const request = { policy: RECEIVE_START.policy.get(buffer), sharedWith: RECEIVE_START.handle.get(buffer) };
-    const status = checkGuestRequest(firmware, platform, request);
-    if (status !== STATUS.SUCCESS) return status;
-    const transport = acceptSession(firmware, platform, {
+    const session = {
       policy: request.policy,
       certPaddr: RECEIVE_START.pdhCertPaddr.get(buffer),
       certLength: RECEIVE_START.pdhCertLength.get(buffer),
       sessionPaddr: RECEIVE_START.sessionPaddr.get(buffer),
       sessionLength: RECEIVE_START.sessionLength.get(buffer),
-    });
+    };
+    // Unlike LAUNCH_START, which may do without a session, before anything else.
+    if (!hasSessionLengths(session)) return STATUS.INVALID_LENGTH;
+    const status = checkGuestRequest(firmware, platform, request);
+    if (status !== STATUS.SUCCESS) return status;
+    const transport = acceptSession(firmware, platform, session);
     if (typeof transport === 'number') return transport;
     const guest = createGuest(firmware, platform, request, { kind: 'receive-update', transport });
     if (guest === null) return STATUS.RESOURCE_LIMIT;

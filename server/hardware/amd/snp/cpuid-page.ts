@@ -15,7 +15,7 @@ export const CPUID_ENTRY = struct(48, {
   edx: u32(36),
 });
 
-const ENTRIES_MAX = 64;
+export const CPUID_ENTRIES_MAX = 64;
 
 /** A page that is accepted, or the values that would be. */
 export type CpuidCheck =
@@ -29,7 +29,7 @@ export type CpuidCheck =
  */
 export function checkCpuidPage(page: Uint8Array, asids: AsidRange): CpuidCheck {
   const count = CPUID_PAGE.count.get(page);
-  if (count > ENTRIES_MAX || !CPUID_PAGE.reservedIsZero(page)) return { kind: 'malformed' };
+  if (count > CPUID_ENTRIES_MAX || !CPUID_PAGE.reservedIsZero(page)) return { kind: 'malformed' };
   const corrected = Uint8Array.from(page);
   const platform = cpuid8000001f(asids);
   for (let index = 0; index < count; index++) {

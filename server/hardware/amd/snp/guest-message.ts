@@ -16,6 +16,8 @@ export const MESSAGE_HEADER = struct(0x60, {
 });
 
 export const MESSAGE_TYPE = {
+  CPUID_REQ: 1,
+  CPUID_RSP: 2,
   KEY_REQ: 3,
   KEY_RSP: 4,
   REPORT_REQ: 5,

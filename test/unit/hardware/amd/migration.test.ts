@@ -318,6 +318,9 @@ describe('RECEIVE_START', () => {
     expect(receiveStart(host('third'), { policy: 0, pdh, session }).status).toBe(STATUS.BAD_MEASUREMENT);
     expect(receiveStart(target, { policy: 0, pdh, session: session.subarray(1) }).status).toBe(STATUS.INVALID_LENGTH);
     expect(receiveStart(target, { policy: 0, pdh: pdh.subarray(1), session }).status).toBe(STATUS.INVALID_LENGTH);
+    // Lengths come before the policy: 0xff is a version that the firmware does not have.
+    expect(receiveStart(target, { policy: 0xff_0000, pdh, session }).status).toBe(STATUS.POLICY_FAILURE);
+    expect(receiveStart(target, { policy: 0xff_0000, pdh, session: session.subarray(1) }).status).toBe(STATUS.INVALID_LENGTH);
     for (let at = 0; at < 128; at += 9) {
       const flipped = session.map((byte, index) => (index === at ? byte ^ 1 : byte));
       expect(receiveStart(target, { policy: 0, pdh, session: flipped }).status).toBe(STATUS.BAD_MEASUREMENT);

@@ -6,6 +6,7 @@ import { deriveKey } from '../../kdf.js';
 import { STATUS, type Status } from '../../status.js';
 import { createReport, REPORT, type ReportSigner } from '../attestation-report.js';
 import { SNP_GUEST_REQUEST } from '../command-buffers.js';
+import { CPUID_ENTRIES_MAX, CPUID_ENTRY, CPUID_PAGE, checkCpuidPage } from '../cpuid-page.js';
 import { deriveGuestKey, GUEST_FIELDS_DEFINED, KEY_REQUEST } from '../derived-key.js';
 import { type GuestMessage, MESSAGE_TYPE, openMessage, parseMessage, sealMessage } from '../guest-message.js';
 import { snpGuestCommand } from '../snp-command.js';
@@ -13,7 +14,7 @@ import type { SnpGuestStateOf } from '../snp-guest.js';
 import { decodeTcb, isTcbAtMost } from '../tcb.js';
 import { versionedChipKey, versionedLoadedKey } from '../versioned-keys.js';
 
-/** SNP_GUEST_REQUEST (sev-firmware.md 3.11): reports, derived keys and the time stamp counter's parameters. */
+/** SNP_GUEST_REQUEST (sev-firmware.md 3.11): values of CPUID, reports, derived keys and the time stamp counter's parameters. */
 
 type Running = SnpGuestStateOf<'running'>;
 
@@ -21,6 +22,7 @@ const VMPL_MAX = 3;
 
 const REPORT_REQUEST = struct(96, { reportData: blob(0, 64), vmpl: u32(64), keySelect: u32(68) });
 const REPORT_RESPONSE = struct(32 + REPORT.size, { status: u32(0), reportSize: u32(4), report: blob(32, REPORT.size) });
+const CPUID_RESPONSE = struct(CPUID_PAGE.size, { status: u32(0), count: u32(4) });
 const KEY_RESPONSE = struct(64, { status: u32(0), key: blob(32, 32) });
 const TSC_INFO_REQUEST_LENGTH = 128;
 const TSC_INFO_RESPONSE = struct(128, { status: u32(0), tscScale: u64(8), tscOffset: u64(16), tscFactor: u32(24) });
@@ -109,6 +111,23 @@ function answerKey(firmware: Firmware, state: Running, message: GuestMessage): U
   return response;
 }
 
+/**
+ * The values of CPUID that the guest has been told, judged as those of a CPUID page are; STATUS, and the count behind it, take
+ * the place of the page's head. INVALID_PARAM comes with the values that would be accepted. Which lengths a request may have
+ * is not verified: here whatever holds its entries.
+ */
+function answerCpuid({ asidKeys }: Firmware, { payload }: GuestMessage): Uint8Array | null {
+  if (payload.length < CPUID_PAGE.size || payload.length > CPUID_PAGE.size + CPUID_ENTRIES_MAX * CPUID_ENTRY.size) return null;
+  const count = CPUID_PAGE.count.get(payload);
+  if (payload.length < CPUID_PAGE.size + count * CPUID_ENTRY.size) return null;
+  const check = checkCpuidPage(payload, asidKeys.range);
+  if (check.kind === 'malformed') return null;
+  const response = Uint8Array.from(check.kind === 'corrected' ? check.page : payload);
+  CPUID_RESPONSE.status.set(response, check.kind === 'corrected' ? STATUS.INVALID_PARAM : STATUS.SUCCESS);
+  CPUID_RESPONSE.count.set(response, count);
+  return response;
+}
+
 /** The counter of the simulated part is not scaled: a guest sees the host's. */
 function answerTscInfo(message: GuestMessage): Uint8Array | null {
   if (message.payload.length !== TSC_INFO_REQUEST_LENGTH || message.payload.some((byte) => byte !== 0)) return null;
@@ -123,6 +142,7 @@ function answer(
   message: GuestMessage,
 ): { readonly type: number; readonly payload: Uint8Array } | null {
   const answers: Readonly<Record<number, () => Uint8Array | null>> = {
+    [MESSAGE_TYPE.CPUID_REQ]: () => answerCpuid(firmware, message),
     [MESSAGE_TYPE.REPORT_REQ]: () => answerReport(firmware, state, message),
     [MESSAGE_TYPE.KEY_REQ]: () => answerKey(firmware, state, message),
     [MESSAGE_TYPE.TSC_INFO_REQ]: () => answerTscInfo(message),

@@ -25,6 +25,8 @@ import { unwrapVlek, WRAPPED_VLEK } from '../versioned-keys.js';
 
 const INIT_RMP = 1 << 0;
 const LIST_PADDR_EN = 1 << 1;
+/** The IOMMU stops to enforce the table; there is none here. */
+const IOMMU_SNP_SHUTDOWN = 1 << 0;
 const X86_SNP_SHUTDOWN = 1 << 1;
 const MASK_CHIP_ID = 1 << 0;
 const MASK_CHIP_KEY = 1 << 1;
@@ -109,7 +111,9 @@ const snpShutdownEx = snpPlatformCommand({
   buffer: input(SNP_SHUTDOWN_EX),
   run: (firmware, buffer) => {
     if (SNP_SHUTDOWN_EX.length.get(buffer) !== SNP_SHUTDOWN_EX.size) return STATUS.INVALID_LENGTH;
-    return shutdown(firmware, (SNP_SHUTDOWN_EX.flags.get(buffer) & X86_SNP_SHUTDOWN) !== 0);
+    const flags = SNP_SHUTDOWN_EX.flags.get(buffer);
+    if ((flags & ~(IOMMU_SNP_SHUTDOWN | X86_SNP_SHUTDOWN)) !== 0) return STATUS.INVALID_PARAM;
+    return shutdown(firmware, (flags & X86_SNP_SHUTDOWN) !== 0);
   },
 });
 

@@ -8,6 +8,7 @@ import { decodeEcSignature } from '../../../../../server/hardware/amd/certificat
 import { type PublicKey, verifySignature } from '../../../../../server/hardware/amd/p384.js';
 import { REPORT, REPORT_SIGNED_LENGTH } from '../../../../../server/hardware/amd/snp/attestation-report.js';
 import { SNP_CONFIG, SNP_VLEK_LOAD } from '../../../../../server/hardware/amd/snp/command-buffers.js';
+import { CPUID_ENTRY, CPUID_PAGE } from '../../../../../server/hardware/amd/snp/cpuid-page.js';
 import * as der from '../../../../../server/hardware/amd/snp/der.js';
 import { GUEST_FIELD, KEY_REQUEST } from '../../../../../server/hardware/amd/snp/derived-key.js';
 import { MESSAGE_HEADER, MESSAGE_TYPE, openMessage, sealMessage } from '../../../../../server/hardware/amd/snp/guest-message.js';
@@ -109,6 +110,35 @@ describe('guest messages', () => {
     expect(ask(MESSAGE_TYPE.REPORT_REQ, reportRequest(0).with(68, 4))).toBe(STATUS.INVALID_PARAM);
     expect(ask(MESSAGE_TYPE.TSC_INFO_REQ, new Uint8Array(127))).toBe(STATUS.INVALID_PARAM);
     expect(ask(MESSAGE_TYPE.TSC_INFO_REQ, new Uint8Array(128))).toBe(STATUS.SUCCESS);
+  });
+
+  it('about CPUID are answered with the values that a CPUID page would be accepted with', () => {
+    const rig = initialised();
+    const guest = rig.runningGuest();
+    const ask = (seqno: bigint, payload: Uint8Array) =>
+      rig.ask(guest, { type: MESSAGE_TYPE.CPUID_REQ, seqno, vmpck: 0, payload });
+    const request = (eax: number, count = 2) => {
+      const payload = new Uint8Array(CPUID_PAGE.size + 2 * CPUID_ENTRY.size);
+      CPUID_PAGE.count.set(payload, count);
+      const entry = payload.subarray(CPUID_PAGE.size + CPUID_ENTRY.size);
+      CPUID_ENTRY.eaxIn.set(entry, 0x8000_001f);
+      CPUID_ENTRY.eax.set(entry, eax);
+      CPUID_ENTRY.ebx.set(entry, 51);
+      return payload;
+    };
+    const read = ({ status, answer }: ReturnType<typeof ask>) => {
+      const payload = answer?.payload ?? new Uint8Array(CPUID_PAGE.size);
+      const entry = payload.subarray(CPUID_PAGE.size + CPUID_ENTRY.size);
+      const [result, count] = new Uint32Array(payload.slice(0, 8).buffer);
+      return { status, type: answer?.type, result, count, length: payload.length, eax: CPUID_ENTRY.eax.get(entry) };
+    };
+    const accepted = { status: STATUS.SUCCESS, type: MESSAGE_TYPE.CPUID_RSP, count: 2, length: 16 + 2 * 48 };
+    expect(read(ask(1n, request(0b11010)))).toEqual({ ...accepted, result: STATUS.SUCCESS, eax: 0b11010 });
+    // Bit 31 is no feature of this platform.
+    const refused = read(ask(3n, request(0x8000_001a)));
+    expect(refused).toEqual({ ...accepted, result: STATUS.INVALID_PARAM, eax: 0b11010 });
+    for (const malformed of [request(0, 3), request(0).subarray(0, 15), request(0).with(4, 1), new Uint8Array(16 + 65 * 48)])
+      expect(ask(5n, malformed).status).toBe(STATUS.INVALID_PARAM);
   });
 
   it('for more privileged VMPLs are answered with the refusal, and count', () => {

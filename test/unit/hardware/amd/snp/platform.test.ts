@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { GET_ID, PLATFORM_STATUS } from '../../../../../server/hardware/amd/command-buffers.js';
+import { DOWNLOAD_FIRMWARE, GET_ID, PLATFORM_STATUS } from '../../../../../server/hardware/amd/command-buffers.js';
 import { COMMAND, type CommandName } from '../../../../../server/hardware/amd/command-ids.js';
 import { RMP_RESULT } from '../../../../../server/hardware/amd/rmp.js';
 import * as buffers from '../../../../../server/hardware/amd/snp/command-buffers.js';
@@ -47,6 +47,16 @@ describe('SNP_INIT_EX', () => {
     expect(initEx(rig, set(SNP_INIT_EX.flags, 8))).toBe(STATUS.INVALID_PARAM);
     expect(initEx(rig, INIT_RMP)).toBe(STATUS.SUCCESS);
     expect(initEx(rig, INIT_RMP)).toBe(STATUS.INVALID_PLATFORM_STATE);
+  });
+
+  it('comes after the firmware was updated', () => {
+    const rig = initialised();
+    const update = () => rig.issue('DOWNLOAD_FIRMWARE', DOWNLOAD_FIRMWARE, set(DOWNLOAD_FIRMWARE.fwLength, 1)).status;
+    expect(update()).toBe(STATUS.INVALID_PLATFORM_STATE);
+    const fresh = createSnpRig();
+    expect(fresh.issue('DOWNLOAD_FIRMWARE', DOWNLOAD_FIRMWARE, set(DOWNLOAD_FIRMWARE.fwLength, 1)).status).toBe(
+      STATUS.INVALID_LENGTH,
+    );
   });
 
   it('comes before INIT', () => {
@@ -184,6 +194,8 @@ describe('SNP_SHUTDOWN_EX', () => {
     const shutdown = () =>
       rig.issue('SNP_SHUTDOWN_EX', SNP_SHUTDOWN_EX, set(SNP_SHUTDOWN_EX.length, 8), set(SNP_SHUTDOWN_EX.flags, 3)).status;
     expect(rig.issue('SNP_SHUTDOWN_EX', SNP_SHUTDOWN_EX).status).toBe(STATUS.INVALID_LENGTH);
+    const reserved = [set(SNP_SHUTDOWN_EX.length, 8), set(SNP_SHUTDOWN_EX.flags, 4)];
+    expect(rig.issue('SNP_SHUTDOWN_EX', SNP_SHUTDOWN_EX, ...reserved).status).toBe(STATUS.INVALID_PARAM);
     expect(shutdown()).toBe(STATUS.DFFLUSH_REQUIRED);
     expect(rig.issue('SNP_DF_FLUSH').status).toBe(STATUS.WBINVD_REQUIRED);
     rig.wbinvdOnAllCpus();
