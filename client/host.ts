@@ -65,7 +65,7 @@ const validatePolicy = syscall(
 );
 
 /** What an operator sees and sets. Nothing here is a system call. */
-export const hostCalls = {
+const hostCalls = {
   /** What the host is: vendor, CPU, key inventory, memory, seed, policy, version, kernel memory in all. */
   getHost: syscall(
     HostService.getHost,

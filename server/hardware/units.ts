@@ -17,8 +17,6 @@ export type Pfn = Branded<'pfn'>;
 export type Uva = Branded<'uva'>;
 /** Address space identifier of AMD SEV: 0 is the host. */
 export type Asid = Branded<'asid'>;
-/** Host key identifier of Intel TDX (TME-MK): 0 is the host. */
-export type Hkid = Branded<'hkid'>;
 
 export const PAGE_SHIFT = 12;
 export const PAGE_SIZE = 4096;
@@ -29,7 +27,6 @@ export const hpa = (value: number): Hpa => value as Hpa;
 export const pfn = (value: number): Pfn => value as Pfn;
 export const uva = (value: number): Uva => value as Uva;
 export const asid = (value: number): Asid => value as Asid;
-export const hkid = (value: number): Hkid => value as Hkid;
 
 export const gpaToGfn = (address: Gpa): Gfn => gfn(Math.floor(address / PAGE_SIZE));
 export const gfnToGpa = (frame: Gfn): Gpa => gpa(frame * PAGE_SIZE);

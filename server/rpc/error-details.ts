@@ -38,7 +38,7 @@ export const errorMetadata = (failure: Failure, call: string): Record<string, st
 });
 
 /** One line for a person: what was called, what it answers, which check refused and what would be allowed. */
-export const describeFailure = (failure: Failure, call: string): string => {
+const describeFailure = (failure: Failure, call: string): string => {
   const { field, given, allowed, ...others } = shortDetails(failure);
   const argument = field === undefined ? '' : `; ${field}${given === undefined ? '' : ` was ${given}`}`;
   const rule = allowed === undefined ? '' : `; allowed: ${allowed}`;

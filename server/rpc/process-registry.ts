@@ -4,7 +4,7 @@ import type { Kernel } from '../kernel/kernel.js';
 import type { Process } from '../kernel/process/process.js';
 
 /** Processes that a host keeps at the same time. */
-export const PROCESSES_MAX = 16_384;
+const PROCESSES_MAX = 16_384;
 
 /** How a process came to be, which decides who may act as it and what ends it. */
 type Lease =

@@ -2,7 +2,7 @@ import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from 'node:
 import { dirname } from 'node:path';
 
 /** Makes a directory's entries outlive a loss of power: a new name in it is on disk only then. */
-export const syncDirectory = (path: string): void => {
+const syncDirectory = (path: string): void => {
   const fd = openSync(path, 'r');
   try {
     fsyncSync(fd);

@@ -15,7 +15,7 @@ export interface ChildServer extends AsyncDisposable {
 }
 
 /** The daemon as it is shipped. */
-export const SIMKVMD = fileURLToPath(new URL('../../simkvmd.cjs', import.meta.url));
+const SIMKVMD = fileURLToPath(new URL('../../simkvmd.cjs', import.meta.url));
 
 /** Starts `program`, which prints the address that it listens on. */
 export const startServer = async (program: string, ...args: string[]): Promise<ChildServer> => {

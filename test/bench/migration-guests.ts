@@ -3,7 +3,7 @@ import { KvmX86VmType, type Process, type Vcpu, type Vm } from '../../client/ind
 
 /** Guests to be moved to and fro; each has one slot of memory at 0, all of it touched and incompressible. */
 
-export const GUESTS = ['plain', 'SEV', 'SEV-ES'] as const;
+const GUESTS = ['plain', 'SEV', 'SEV-ES'] as const;
 export type GuestName = (typeof GUESTS)[number];
 
 export interface BenchGuest {

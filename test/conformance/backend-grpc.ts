@@ -111,7 +111,7 @@ interface RemoteProcess {
 }
 
 /** System calls of a thread of a process on a daemon. */
-export class GrpcCalls implements SystemCalls {
+class GrpcCalls implements SystemCalls {
   private readonly tid: number;
   private readonly metadata = new Metadata();
   /** For calls that are not this thread's own: a signal comes from another one. */

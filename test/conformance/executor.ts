@@ -35,9 +35,6 @@ const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
   }),
 );
 
-/** Names of all operations that the executor can do. */
-export const OPERATION_NAMES: readonly string[] = [...OPERATIONS.keys()];
-
 /** Executes a script of the oracle's protocol on one thread; its threads and children share or copy its handles. */
 export class Executor {
   readonly arena: Arena;

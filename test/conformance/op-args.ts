@@ -20,7 +20,7 @@ export const toU64 = (value: Json | undefined, absent = 0n): bigint => {
 };
 
 /** Hex digits to bytes; anything else in the text is skipped. */
-export const fromHex = (text: string): Uint8Array => {
+const fromHex = (text: string): Uint8Array => {
   const digits = text.replace(/[^0-9a-fA-F]/g, '');
   return Uint8Array.from(Buffer.from(digits.length % 2 === 0 ? digits : digits.slice(0, -1), 'hex'));
 };

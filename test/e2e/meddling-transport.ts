@@ -68,7 +68,7 @@ export class MeddlingTransport implements Transport {
 const SEALED = (4 << 3) | 2;
 
 /** Meddles with the frame of this number, from 1, of the first connection, and leaves what belongs to the handshake alone. */
-export const onFrame = (ordinal: number, meddler: Meddler): Meddler => {
+const onFrame = (ordinal: number, meddler: Meddler): Meddler => {
   let frames = 0;
   return (message) => {
     if (message[0] !== SEALED) return [message];

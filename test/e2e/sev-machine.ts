@@ -87,7 +87,7 @@ const PRIVATE_RANGES = [
 ] as const;
 
 /** Memory without an initialised guest: `code` is at ENTRY, and the vCPU starts there in 64-bit mode. */
-export const machine = async (
+const machine = async (
   { world, kvm }: Setup,
   kind: Kind,
   code: Uint8Array,

@@ -2,7 +2,7 @@ import { afterEach, expect } from 'vitest';
 import type { Kernel } from '../../server/kernel/kernel.js';
 
 /** What a host holds, by name; a host without processes holds what it held when it was started. */
-export const holdings = (kernel: Kernel): Readonly<Record<string, number>> => ({
+const holdings = (kernel: Kernel): Readonly<Record<string, number>> => ({
   vms: kernel.vms.size,
   frames: kernel.dram.used,
   'frames kept for somebody': kernel.dram.reserved,

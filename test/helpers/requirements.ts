@@ -63,7 +63,7 @@ export type Requirement = keyof typeof REQUIREMENTS;
 const known = new Map<Requirement, boolean>();
 
 /** Whether this machine has it; asked once. */
-export const available = (requirement: Requirement): boolean => {
+const available = (requirement: Requirement): boolean => {
   const before = known.get(requirement);
   if (before !== undefined) return before;
   const there = REQUIREMENTS[requirement].there();

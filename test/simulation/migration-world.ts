@@ -14,7 +14,7 @@ const SESSION = 'session';
 const LIMITS: CopyLimits = { ...DEFAULT_LIMITS, batchPages: 4, downtimeMs: 5, rounds: 4 };
 
 /** The power of a daemon goes off in the middle of whatever it does. */
-export class PowerLoss extends Error {}
+class PowerLoss extends Error {}
 
 export type Side = 'source' | 'destination';
 

@@ -15,7 +15,7 @@ export interface MemorySlot {
 }
 
 /** As on a PC: conventional memory, memory above 1 MiB, and firmware below 4 GiB if there is one. */
-export const slotsOf = (bytes: number, firmware: GuestImage['firmware']): readonly MemorySlot[] => [
+const slotsOf = (bytes: number, firmware: GuestImage['firmware']): readonly MemorySlot[] => [
   { slot: 0, gpa: 0n, size: BigInt(LOW_MEMORY_END), offset: 0n },
   { slot: 1, gpa: BigInt(HIGH_MEMORY), size: BigInt(bytes - HIGH_MEMORY), offset: BigInt(HIGH_MEMORY) },
   ...(firmware === null ? [] : [{ slot: 2, gpa: BigInt(firmware.gpa), size: BigInt(firmware.size), offset: BigInt(bytes) }]),

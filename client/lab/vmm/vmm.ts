@@ -17,7 +17,7 @@ export interface MachineOptions {
   readonly image: GuestImage;
 }
 
-export const VCPUS = 2;
+const VCPUS = 2;
 /** Thread ids of the vCPUs, in each process. */
 const FIRST_TID = 1000;
 

@@ -5,7 +5,7 @@ export type Binary = (a: number, b: number) => number;
 export type Unary = (a: number) => number;
 
 /** Shift that aligns an operand of a size to bit 31. */
-export const alignment = (size: number): number => 32 - 8 * size;
+const alignment = (size: number): number => 32 - 8 * size;
 
 export type BinaryName = 'Add' | 'Or' | 'Adc' | 'Sbb' | 'And' | 'Sub' | 'Xor';
 export type UnaryName = 'Inc' | 'Dec' | 'Neg';

@@ -40,7 +40,7 @@ export function gprAt(instruction: Instruction, index: number): GprOperand {
 }
 
 /** Index of an 8-bit register in `state.gpr8`. */
-export const byteIndex = (operand: GprOperand): number => 8 * operand.index + (operand.high ? 1 : 0);
+const byteIndex = (operand: GprOperand): number => 8 * operand.index + (operand.high ? 1 : 0);
 
 // ---- addresses -------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ export function gprWriter(core: Core, operand: GprOperand): Writer {
   }
 }
 
-export function memoryWriter(core: Core, address: Address, size: number): Writer {
+function memoryWriter(core: Core, address: Address, size: number): Writer {
   const { memory } = core;
   switch (size) {
     case 1:

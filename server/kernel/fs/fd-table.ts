@@ -6,7 +6,7 @@ import type { File } from './file.js';
 /** Lowest descriptor handed out: 0 to 2 are never KVM's here, so that an unset field cannot name one. */
 const FIRST_FD = 3;
 /** RLIMIT_NOFILE of a simulated process. */
-export const NOFILE = 65_536;
+const NOFILE = 65_536;
 
 interface Descriptor {
   readonly file: File;

@@ -60,9 +60,6 @@ export const KVM_MEMORY_EXIT_FLAG = { PRIVATE: 1 << 3 } as const;
 /** `kvm_run.msr.reason`, and the argument of KVM_CAP_X86_USER_SPACE_MSR. */
 export const KVM_MSR_EXIT_REASON = { INVAL: 1, UNKNOWN: 2, FILTER: 4 } as const;
 
-/** `kvm_run.flags`. */
-export const KVM_RUN_X86 = { SMM: 1, BUS_LOCK: 2, GUEST_MODE: 4 } as const;
-
 /** `kvm_run.hypercall.nr` that can come to userspace, and its flags. */
 export const KVM_HC = { MAP_GPA_RANGE: 12 } as const;
 /** Attributes of KVM_HC_MAP_GPA_RANGE: page size in bits 3:0, and whether the range becomes private. */
@@ -167,12 +164,6 @@ export const KVM_X86_QUIRK = {
 export const KVM_X86_DISABLE_EXITS = { MWAIT: 1, HLT: 2, PAUSE: 4, CSTATE: 8, APERFMPERF: 16 } as const;
 /** KVM_CAP_X2APIC_API's argument. */
 export const KVM_X2APIC_API = { USE_32BIT_IDS: 1, DISABLE_BROADCAST_QUIRK: 2 } as const;
-/** KVM_CAP_X86_BUS_LOCK_EXIT's argument. */
-export const KVM_BUS_LOCK_DETECTION = { OFF: 1, EXIT: 2 } as const;
-/** KVM_CAP_X86_NOTIFY_VMEXIT's argument. */
-export const KVM_X86_NOTIFY_VMEXIT = { ENABLED: 1, USER: 2 } as const;
-/** KVM_CAP_PMU_CAPABILITY's argument. */
-export const KVM_PMU_CAP = { DISABLE: 1 } as const;
 
 /** `kvm_create_device.flags`. */
 export const KVM_CREATE_DEVICE_TEST = 1;

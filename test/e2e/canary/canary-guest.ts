@@ -8,7 +8,7 @@ const AP_RESET_HOLD = 6;
  */
 
 export const ENTRY = 0x1000;
-export const SCRATCH = 0x8000;
+const SCRATCH = 0x8000;
 export const CANARY = 0x1_0000;
 /** Blocks of 16 bytes that the guest derives. */
 export const BLOCKS = 1024;

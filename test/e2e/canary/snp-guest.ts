@@ -12,13 +12,13 @@ const PAGE_TABLE = 0x5000;
 const SECRETS = 0xc000;
 export const VMPCK0 = SECRETS + 0x20;
 /** Shared: the GHCB, a request to the firmware, its answer. */
-export const GHCB = 0x2_0000;
+const GHCB = 0x2_0000;
 export const REQUEST = 0x2_1000;
 export const RESPONSE = 0x2_2000;
 const SHARED_END = 0x2_3000;
 /** Private, what the guest copies there: the request to the host, and a message under each key. */
-export const GHCB_TEMPLATE = 0x2_4000;
-export const MESSAGES = 0x2_5000;
+const GHCB_TEMPLATE = 0x2_4000;
+const MESSAGES = 0x2_5000;
 export const VMPCKS = [0, 1, 2, 3];
 
 const C_BIT = 1n << 51n;

@@ -30,7 +30,7 @@ export interface Passage {
 export type Meddler = (passage: Passage) => readonly Buffer[] | Promise<readonly Buffer[]>;
 
 /** One that only carries. */
-export const CARRY: Meddler = ({ bytes }) => [bytes];
+const CARRY: Meddler = ({ bytes }) => [bytes];
 
 const OPTIONS = {
   'grpc-node.flow_control_window': 8 * 2 ** 20,

@@ -14,7 +14,7 @@ const CR0_VALID = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP |
 const CR4_PAGING = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.LA57 | Cr4.SMEP | Cr4.SMAP;
 
 /** MOV CR0. Undefined bits are ignored. Source: APM volume 2, 3.1.1 and 14.6. */
-export function writeCr0(core: Core, lo: number, hi: number): void {
+function writeCr0(core: Core, lo: number, hi: number): void {
   const { state } = core;
   if (hi !== 0) throw generalProtection();
   const value = (lo & CR0_VALID) | Cr0.ET;

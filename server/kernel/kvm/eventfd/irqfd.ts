@@ -50,7 +50,7 @@ class Resampler {
 }
 
 /** `struct kvm_kernel_irqfd`: an eventfd's signal raises a GSI of a VM. */
-export class IrqFd {
+class IrqFd {
   readonly charge: KmemCharge;
   resampler: Resampler | null = null;
   /** Interrupts raised so far. */

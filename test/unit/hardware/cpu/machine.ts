@@ -18,7 +18,7 @@ export const FEATURES: CpuFeatures = {
 };
 
 /** Guest memory without a kernel: RAM from 0, everything above is MMIO. */
-export class FlatMemory implements PhysicalMemory {
+class FlatMemory implements PhysicalMemory {
   readonly dram = new Dram(0x100, 0x10000);
   readonly frames: Frame[] = [];
   /** Guest frames that answer with a nested fault that is no MMIO. */

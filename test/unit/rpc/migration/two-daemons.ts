@@ -74,7 +74,7 @@ export const beginDestination = ({ sessions, host, rig }: TestDaemon, id: string
 /** What becomes of the messages of a stream; null: it is cut. */
 export type Carrier = (message: Buffer, way: 'to-called' | 'to-caller', count: number) => Buffer[] | null;
 
-export const carryAll: Carrier = (message) => [message];
+const carryAll: Carrier = (message) => [message];
 
 /** A call of Exchange on a daemon, as somebody makes it who may say anything. */
 export interface RawCall {

@@ -17,7 +17,7 @@ import { createRig, type RigOptions, set } from '../rig.js';
 
 /** SMT allowed, and the bit that must be one. */
 export const POLICY = 0x30000n;
-export const SECRETS_GPA = 0x80d000;
+const SECRETS_GPA = 0x80d000;
 
 function expectSuccess(status: Status, what: string): void {
   if (status !== STATUS.SUCCESS) throw new Error(`${what}: status ${status}`);

@@ -38,7 +38,7 @@ const CODE = 0x5000;
 export const REQUEST_GPA = 0x9000;
 export const RESPONSE_GPA = 0xa000;
 export const CERTS_GPA = 0xb000;
-export const SECRETS_GPA = 0xc000;
+const SECRETS_GPA = 0xc000;
 /** Private pages that are not part of the launch: the guest has to accept them. */
 export const FREE_GPA = 0xe000;
 const TEMPLATES = 0x10000;
@@ -59,7 +59,7 @@ const imm32 = (value: number): number[] => [value & 0xff, (value >>> 8) & 0xff, 
 export const registerGhcb = (): number[] => vmgexit(GHCB_GPA | GHCB_MSR.REGISTER_GPA_REQ);
 
 /** The GHCB MSR protocol with all 64 bits of a request. */
-export const vmgexitWide = (value: bigint): number[] => [
+const vmgexitWide = (value: bigint): number[] => [
   ...[0xb9, ...imm32(0xc001_0130)],
   ...[0xb8, ...imm32(Number(value & 0xffff_ffffn))],
   ...[0xba, ...imm32(Number(value >> 32n))],
@@ -214,7 +214,7 @@ export const run = ({ vmm, vcpuFd, vcpu }: SnpGuest): number => {
   return vcpu.arch.run.exitReason;
 };
 
-export const keyOf = ({ vm }: Guest): MemoryKey => {
+const keyOf = ({ vm }: Guest): MemoryKey => {
   const { sev } = vm.arch;
   const key = sev === null ? null : vm.kernel.amd?.asidKeys.keyOf(sev.asid);
   if (key === null || key === undefined) throw new Error('the guest has no key');

@@ -16,9 +16,9 @@ import { TestProcess } from '../../test-host.js';
 
 /** Where things lie in the guest's 64 KiB: code, handlers (16 bytes each from vector 0x20 on), tables, stack. */
 export const CODE = 0x1000;
-export const IDT = 0x3000;
-export const GDT = 0x4000;
-export const STACK = 0x8000;
+const IDT = 0x3000;
+const GDT = 0x4000;
+const STACK = 0x8000;
 const MEMORY = 0x10000;
 
 const SLOT_FIELDS = { slot: 0, flags: 0, guest_phys_addr: 0n, memory_size: BigInt(MEMORY) };
