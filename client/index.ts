@@ -67,6 +67,8 @@ export {
   receiveVm,
   type SendOptions,
   sendVm,
+  type TakeUpOptions,
+  takeUpRelay,
   validateMigration,
 } from './migrate.js';
 export { type MovePhase, moveContext, validateMove } from './migration.js';

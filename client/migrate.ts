@@ -1,5 +1,6 @@
 import {
   type Migration,
+  MigrationHalf,
   type MigrationLimitsInit,
   type MigrationProgress,
   MigrationStanding,
@@ -10,6 +11,7 @@ import {
   type Verdict,
 } from '../gen/messages.js';
 import { MigrationService } from '../gen/services.js';
+import { KvmError } from './kvm-error.js';
 import { MigrationError } from './migration-error.js';
 import { Migrations } from './migrations.js';
 import { Process } from './process.js';
@@ -66,6 +68,9 @@ export interface MigrateOptions extends SessionOptions {
    */
   readonly relay?: boolean;
 }
+
+/** What is looked at of these while a session goes its way. */
+type Watched = Pick<MigrateOptions, 'to' | 'onProgress' | 'signal'>;
 
 /** A guest that has moved. */
 export interface Migrated {
@@ -168,7 +173,7 @@ const beginRelayed = async (vm: Vm, process: Process, { session: wanted, limits 
 const settled = async (
   source: Migrations,
   session: string,
-  { onProgress, signal }: MigrateOptions,
+  { onProgress, signal }: Watched,
   gone: (migration: Migration) => void,
 ): Promise<Migration> => {
   const cancel = (): void => void source.try.cancel(session).catch(() => {});
@@ -213,9 +218,9 @@ interface Gone {
   readonly whole: boolean;
 }
 
-const migrateBy = async (vm: Vm, session: string, options: MigrateOptions): Promise<Gone> => {
+const migrateBy = async (source: CallingObject, session: string, options: Watched): Promise<Gone> => {
   const { promise: gone, resolve } = promiseOf<Migration>();
-  const whole = settled(new Migrations(vm.caller), session, options, resolve);
+  const whole = settled(new Migrations(source.caller), session, options, resolve);
   const { progress, standing } = await Promise.race([gone, whole]);
   // Whoever does not ask for the rest does not hear what has become of it.
   whole.catch(() => {});
@@ -248,33 +253,90 @@ const concluded = async (ends: readonly CallingObject[], session: string): Promi
   await Promise.allSettled(ends.map(ended));
 };
 
-/** The same with this program in between. */
-const migrateRelayed = async (vm: Vm, process: Process, options: MigrateOptions) => {
-  const session = await beginRelayed(vm, process, options);
-  const ends = [vm, process];
+/** A session that both hosts have, and that this program carries. */
+interface Carried extends Watched {
+  readonly session: string;
+  readonly source: CallingObject;
+  readonly to: Process;
+  readonly streams: number;
+}
+
+/** Another program carries the session now: it is not for this one to say how it ends. */
+const isTakenOver = (error: unknown): boolean => error instanceof KvmError && error.reason === 'STREAM_REPLACED';
+
+/**
+ * The same with this program in between.
+ * @param giveUp called where it fails; both hosts are heard for a while then
+ */
+const carry = async (carried: Carried, giveUp: () => Promise<void>) => {
+  const { session, source, to, streams } = carried;
   const over = new AbortController();
-  const streams = options.limits?.streams ?? 1;
-  const relay = relayMigration({ session, source: vm, destination: process, streams, signal: over.signal });
+  const relay = relayMigration({ session, source, destination: to, streams, signal: over.signal });
   const refused = new Promise<never>((_resolve, reject) => {
     relay.catch(reject);
   });
   const end = async (): Promise<void> => {
-    await concluded(ends, session);
+    await concluded([source, to], session);
     over.abort();
     await Promise.allSettled([relay]);
   };
-  const gone = Promise.race([migrateBy(vm, session, options), refused]).catch(async (error: unknown) => {
-    // Where a host has not let the relay in, nobody else ends the session.
-    await Promise.allSettled(ends.map(({ caller }) => new Migrations(caller).cancel(session)));
+  const gone = Promise.race([migrateBy(source, session, carried), refused]).catch(async (error: unknown) => {
+    if (isTakenOver(error)) throw error;
+    await giveUp();
     await end();
     throw error;
   });
   const { moved, whole } = await gone;
   // In post-copy the rest goes by way of this program too.
-  const carried = Promise.race([moved.completed(), refused]).finally(end);
-  carried.catch(() => {});
-  if (whole) await carried;
-  return { ...moved, completed: () => carried };
+  const completed = Promise.race([moved.completed(), refused]).finally(end);
+  completed.catch(() => {});
+  if (whole) await completed;
+  return { ...moved, completed: () => completed };
+};
+
+const migrateRelayed = async (vm: Vm, process: Process, options: MigrateOptions) => {
+  const session = await beginRelayed(vm, process, options);
+  const { onProgress, signal, limits } = options;
+  // Where a host has not let the relay in, nobody else ends the session.
+  const giveUp = async (): Promise<void> => {
+    await Promise.allSettled([vm, process].map(({ caller }) => new Migrations(caller).cancel(session)));
+  };
+  return carry({ session, source: vm, to: process, streams: limits?.streams ?? 1, onProgress, signal }, giveUp);
+};
+
+/** How to take a relay up. */
+export interface TakeUpOptions extends Pick<MigrateOptions, 'onProgress' | 'signal'> {
+  /** Processes of the two hosts, in either order: those that send and receive, where these are not the callers' own hosts. */
+  readonly ends: readonly [Process, Process];
+  /**
+   * Streams to carry.
+   * @default 1, whatever the migration was begun with
+   */
+  readonly streams?: number;
+}
+
+/** @throws KvmError ENOENT; TypeError where not both halves are there */
+const orderedEnds = async (session: string, ends: TakeUpOptions['ends']): Promise<{ source: Process; to: Process }> => {
+  const halves = await Promise.all(ends.map(({ caller }) => new Migrations(caller).get(session)));
+  const of = (half: number): Process | undefined => ends[halves.findIndex((migration) => migration.half === half)];
+  const [source, to] = [of(MigrationHalf.MIGRATION_HALF_SOURCE), of(MigrationHalf.MIGRATION_HALF_DESTINATION)];
+  if (source === undefined || to === undefined)
+    throw new TypeError(`both hosts have the same half of session ${session}: one of them has to be its source`);
+  return { source, to };
+};
+
+/**
+ * Carries a migration on that another program has begun with `relay`, and does not carry any more, and resolves when all of the guest
+ * is at the destination: nothing is sent again that has been acknowledged. A program that still carries it is told so
+ * (STREAM_REPLACED), and stops. Whatever comes of this, the session is not given up, but by `signal`.
+ * @throws MigrationError if the guest has stayed where it was; KvmError ENOENT: a host does not know the session (any more)
+ */
+export const takeUpRelay = async (
+  session: string,
+  { ends, streams = 1, onProgress, signal }: TakeUpOptions,
+): Promise<Migrated & { readonly received: ReceivedGuest | null }> => {
+  const moved = await carry({ session, ...(await orderedEnds(session, ends)), streams, onProgress, signal }, async () => {});
+  return { ...moved, statistics: await moved.completed() };
 };
 
 /**

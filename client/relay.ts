@@ -80,8 +80,11 @@ const carryOn = async (options: RelayOptions, stream: number): Promise<void> => 
       await carry(options, stream, carried);
       return;
     } catch (error) {
+      const { errno, reason } = KvmError.from(error);
       // Who is refused at first will be refused again: no such session, or a peer that is not on the list.
-      if (KvmError.from(error).errno !== null && !carried.frames) throw error;
+      if (errno !== null && !carried.frames) throw error;
+      // Another relay has come for it: the two would take it from each other for ever.
+      if (reason === 'STREAM_REPLACED') throw error;
     }
     await delay(wait, undefined, { signal }).catch(() => {});
   }
@@ -92,7 +95,8 @@ const carryOn = async (options: RelayOptions, stream: number): Promise<void> => 
  * themselves to each other and seal what they say, so that a relay can neither read nor change it; all it can do is stop.
  * Both must have begun the session: `sendVm` and `receiveVm` without an address; `migrate` with `relay` does it all.
  * Resolves when the session is over on both hosts, or `signal` says so.
- * @throws KvmError where a host refuses: ENOENT, or EACCES of a peer that it does not know
+ * @throws KvmError where a host refuses: ENOENT, EACCES of a peer that it does not know, or EBUSY (STREAM_REPLACED) where
+ * another relay has come for the session
  */
 export const relayMigration = async (options: RelayOptions): Promise<void> => {
   const over = new AbortController();

@@ -1,22 +1,13 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { type MigrationLimitsInit, type MigrationProgress, PostCopy, type Verdict } from '../../gen/messages.js';
+import { type MigrationLimitsInit, PostCopy, type Verdict } from '../../gen/messages.js';
 import { type MigrateOptions, migrate, validateMigration } from '../migrate.js';
 import type { Process } from '../process.js';
-import type { ReceivedGuest } from '../received-guest.js';
 import type { SimKvm } from '../sim-kvm.js';
 import { Vm } from '../vm.js';
 import { EXIT } from './failure.js';
-import { progressLines, summary } from './migration-view.js';
-import { type Console, connect, type GlobalOptions, hostAndPort, runCommand } from './session.js';
-
-/** The host's init process, which makes the calls of those that name no process. */
-const INIT = '1';
-
-const number = (text: string): number => {
-  const value = Number(text);
-  if (Number.isInteger(value) && value >= 0) return value;
-  throw new InvalidArgumentError(`'${text}' is no whole number.`);
-};
+import { progressLines } from './migration-view.js';
+import { type Moved, movedView, renderMoved } from './moved.js';
+import { type Console, connect, type GlobalOptions, hostAndPort, INIT, runCommand, wholeNumber } from './session.js';
 
 /** `100M`: bytes of guest memory a second. */
 const bandwidth = (text: string): number => {
@@ -72,18 +63,7 @@ const fdOfVm = async (process: Process, id: number): Promise<number> => {
 };
 
 /** What the program prints. */
-type Outcome =
-  | { readonly verdict: Verdict }
-  | { readonly session: string; readonly statistics: MigrationProgress; readonly received: Descriptors | null };
-
-/** Numbers in the destination's process. */
-interface Descriptors {
-  readonly vm: number;
-  readonly vcpus: readonly number[];
-}
-
-const descriptorsOf = (received: ReceivedGuest | null): Descriptors | null =>
-  received && { vm: received.vm.fd, vcpus: received.vcpus.map(({ fd }) => fd) };
+type Outcome = { readonly verdict: Verdict } | Moved;
 
 /**
  * What the first Ctrl-C does; the second one ends the program as ever. One listener for all of it: between two, a signal is
@@ -132,17 +112,18 @@ const move = async (simkvm: SimKvm, console: Console, options: Options): Promise
     const moved = await migrate(vm, { to, session, limits, push, relay, signal: giveUp.signal, onProgress });
     // What this program carries does not come any more when it ends; what the daemons fetch from each other does.
     if (!relay) interrupt[Symbol.dispose]();
-    else if (moved.statistics.pages_left) interrupt.now(() => warnOfMemory(console));
-    return { session: moved.session, statistics: await moved.completed(), received: descriptorsOf(moved.received) };
+    else if (moved.statistics.pages_left) interrupt.now(() => warnOfMemory(console, moved.session, address));
+    return movedView(moved, await moved.completed());
   } finally {
     console.status?.clear();
   }
 };
 
-const warnOfMemory = (console: Console): void => {
+const warnOfMemory = (console: Console, session: string, address: string): void => {
   console.status?.clear();
   console.error(
-    'the guest runs there, and waits for memory that comes by way of this program; Ctrl-C once more ends it all the same',
+    `the guest runs there, and waits for memory that comes by way of this program; Ctrl-C once more ends it all the same, and
+\`simkvm migrations relay ${session} --to ${address}\` takes it up again`,
   );
 };
 
@@ -156,7 +137,7 @@ const render = (outcome: Outcome): string => {
     const rows = Object.entries(details).map(([name, value]) => `  ${`${name}:`.padEnd(DETAIL_WIDTH)}${value}`);
     return [`it would be refused: ${errno_name} (${reason})`, ...rows].join('\n');
   }
-  return summary(outcome.session, outcome.statistics);
+  return renderMoved(outcome);
 };
 
 /** `simkvm migrate`: moves a running guest to another host. */
@@ -164,21 +145,21 @@ export const registerMigrate = (program: Command, console: Console): void => {
   program
     .command('migrate')
     .description('move a running guest to another host; Ctrl-C gives it up')
-    .option('--fd <n>', 'descriptor of the VM in its process', number)
-    .option('--vm <id>', 'number of the VM, as `simkvm vms` lists it, instead of --fd', number)
+    .option('--fd <n>', 'descriptor of the VM in its process', wholeNumber)
+    .option('--vm <id>', 'number of the VM, as `simkvm vms` lists it, instead of --fd', wholeNumber)
     .option('--process <token>', 'process that owns the VM', INIT)
     .requiredOption('--to <host:port>', 'the other daemon, as this one sees it (with --relay: as this program does)', hostAndPort)
     .option('--to-process <token>', 'process there that is to own it', INIT)
     .option('--session <name>', 'number of the session; the daemon picks one otherwise')
-    .option('--downtime <ms>', 'how long the guest may be stopped (default: 300)', number)
-    .option('--rounds <n>', 'rounds of copying after which it is stopped in any case (default: 30)', number)
+    .option('--downtime <ms>', 'how long the guest may be stopped (default: 300)', wholeNumber)
+    .option('--rounds <n>', 'rounds of copying after which it is stopped in any case (default: 30)', wholeNumber)
     .option('--bandwidth <bytes>', 'guest memory a second while the guest runs, such as 100M', bandwidth)
     .option(
       '--switchover-bandwidth <bytes>',
       'what the link carries once the guest is stopped; foretells the downtime',
       bandwidth,
     )
-    .option('--streams <n>', 'streams that pages go over (default: 1)', number)
+    .option('--streams <n>', 'streams that pages go over (default: 1)', wholeNumber)
     .option('--auto-converge', 'slow the vCPUs down where they write faster than is copied')
     .option('--compress', 'compress pages that travel in the clear')
     .addOption(

@@ -1,9 +1,12 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import type { GetIdentityResponse, Migration } from '../../gen/messages.js';
+import { takeUpRelay } from '../migrate.js';
 import type { Decision } from '../migrations.js';
+import type { SimKvm } from '../sim-kvm.js';
 import { progressLines, renderMigration, renderMigrations } from './migration-view.js';
+import { type Moved, movedView, renderMoved } from './moved.js';
 import { fields } from './output.js';
-import { type Console, type GlobalOptions, runCommand } from './session.js';
+import { type Console, connect, type GlobalOptions, hostAndPort, INIT, runCommand, wholeNumber } from './session.js';
 
 const decision = (text: string): Decision => {
   if (text === 'run' || text === 'discard') return text;
@@ -16,6 +19,27 @@ const renderIdentity = ({ fingerprint, boot_id, peers }: GetIdentityResponse): s
     ['boot', boot_id],
     ['peers', peers.length === 0 ? 'none: no guest comes or goes' : peers.join(' ')],
   ]);
+
+interface RelayOptions extends GlobalOptions {
+  readonly to: string;
+  readonly process: string;
+  readonly toProcess: string;
+  readonly streams?: number;
+}
+
+const carryOn = async (simkvm: SimKvm, console: Console, session: string, options: RelayOptions): Promise<Moved> => {
+  await using other = await connect(options, options.to);
+  try {
+    const moved = await takeUpRelay(session, {
+      ends: [simkvm.actAs(options.process), other.actAs(options.toProcess)],
+      streams: options.streams,
+      onProgress: (migration) => console.status?.show(progressLines(migration)),
+    });
+    return movedView(moved, moved.statistics);
+  } finally {
+    console.status?.clear();
+  }
+};
 
 /** `simkvm migrations`: where guests stand that come and go, and what an operator may do about it. */
 export const registerMigrations = (program: Command, console: Console): void => {
@@ -65,6 +89,16 @@ export const registerMigrations = (program: Command, console: Console): void => 
         renderMigration,
       ),
   );
+
+  onSession('relay', 'carry on between its two hosts what `migrate --relay` does not carry any more; Ctrl-C stops only that')
+    .requiredOption('--to <host:port>', 'the other host, as this program sees it', hostAndPort)
+    .option('--process <token>', 'process of this host that sends or receives the VM', INIT)
+    .option('--to-process <token>', 'process of the other one', INIT)
+    .option('--streams <n>', 'streams that pages go over (default: 1)', wholeNumber)
+    .action((session: string, _options, command: Command) => {
+      const options = command.optsWithGlobals<RelayOptions>();
+      return runCommand(options, console, (simkvm) => carryOn(simkvm, console, session, options), renderMoved);
+    });
 
   onSession('override', 'DANGEROUS: decide for a session in doubt; if you are wrong about the other host the guest runs twice')
     .argument(

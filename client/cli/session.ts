@@ -25,6 +25,15 @@ export const hostAndPort = (text: string): string => {
   throw new InvalidArgumentError(`'${text}' is not HOST:PORT, for example ${DEFAULT_TARGET}.`);
 };
 
+/** The host's init process, which makes the calls of those that name no process. */
+export const INIT = '1';
+
+export const wholeNumber = (text: string): number => {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= 0) return value;
+  throw new InvalidArgumentError(`'${text}' is no whole number.`);
+};
+
 /** Where a command writes, so that a test can read it. */
 export interface Console {
   out(text: string): void;

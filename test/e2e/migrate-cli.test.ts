@@ -2,6 +2,7 @@ import { type ChildProcess, execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { introduce, type Migration, MigrationStanding, Vcpu, Vm } from '../../client/index.js';
+import { startTapProxy } from '../helpers/tap-proxy.js';
 import { type CountingGuest, type Host, plainGuest, runWhile, sevGuest, startHost, upTo } from './migrating-guest.js';
 
 const PROGRAM = 'dist/client/cli/main.js';
@@ -166,6 +167,83 @@ describe('simkvm, for guests that go to another host', () => {
     interrupt();
     expect((await ended).code).toBe(-1);
     for (const host of [here, there]) await host.simkvm.migrations.override(session, 'discard');
+  });
+
+  describe('what has been carried by a program that is gone', () => {
+    const PAGES = 1024;
+    const BYTES = PAGES * 4096;
+    const limits = ['--bandwidth', '2M'];
+
+    /** A guest with much memory, of which each page has its number in it. */
+    const numberedGuest = async () => {
+      const { vm } = await plainGuest(here);
+      const userspace_addr = await here.process.memory.mmap({ length: BYTES });
+      const memory = new Uint8Array(BYTES);
+      for (let page = 0; page < PAGES; page++) new DataView(memory.buffer).setUint32(4096 * page, page + 1);
+      await here.process.memory.load(userspace_addr, memory);
+      await vm.setUserMemoryRegion({ slot: 1, guest_phys_addr: 2 ** 30, memory_size: BYTES, userspace_addr, flags: 0 });
+      return { vm, memory };
+    };
+
+    /** Begins to carry it, and is killed when half of it is there. @returns the proxy by which the source was dialled */
+    const carryHalf = async (session: string, fd: number, proxy: string, options: readonly string[]): Promise<void> => {
+      let kill = (): void => {};
+      const args = ['migrate', ...journey(fd), '--session', session, '--relay', ...limits, ...options, '--target', proxy];
+      const ended = simkvm(args, (child) => {
+        kill = () => void child.kill('SIGKILL');
+      });
+      await seen(there, session, ({ progress }) => (progress?.pages_sent ?? 0n) > BigInt(PAGES / 2));
+      kill();
+      await ended;
+    };
+
+    it.each([
+      ['before the guest has gone', 'pre', [], 'copying'],
+      ['while its memory is owed', 'post', ['--post-copy', 'at-once'], 'serving'],
+    ])('is taken up %s, and nothing is sent again that had arrived', async (_when, name, options, phase) => {
+      await using proxy = await startTapProxy(here.daemon.target);
+      const { vm, memory } = await numberedGuest();
+      const session = `taken-up-${name}`;
+      await carryHalf(session, vm.fd, proxy.target, options);
+      await seen(here, session, (migration) => migration.phase === phase && !migration.connected);
+      const ends = ['--process', here.process.token, '--to', there.daemon.target, '--to-process', there.process.token];
+      const taken = await simkvm(['migrations', 'relay', session, ...ends, '--target', proxy.target, '--json']);
+      expect(taken).toMatchObject({ code: 0, stderr: '' });
+      const { statistics }: { statistics: { pages_sent: string } } = JSON.parse(taken.stdout);
+      const sent = Number(statistics.pages_sent) * 4096;
+      expect(sent).toBeGreaterThanOrEqual(BYTES);
+      // What was under way when the program ended, and what was said of how it goes.
+      expect(proxy.take().length).toBeLessThan(sent + BYTES / 4);
+      const { received, phase: end } = await there.simkvm.migrations.get(session);
+      expect(end).toBe('committed');
+      const slot = received?.slots.find(({ id }) => id === 1);
+      for (let at = 0; at < BYTES; at += 2 ** 20) {
+        const arrived = await there.process.memory.read((slot?.userspace_addr ?? 0n) + BigInt(at), 2 ** 20);
+        expect(Buffer.compare(arrived, memory.subarray(at, at + 2 ** 20))).toBe(0);
+      }
+    });
+
+    it('is taken from a program that still carries it, by whichever host is named first', async () => {
+      const { vm } = await numberedGuest();
+      const session = 'taken-over';
+      const first = on(here, 'migrate', ...journey(vm.fd), '--session', session, '--relay', ...limits);
+      await seen(there, session, ({ progress }) => (progress?.pages_sent ?? 0n) > 0n);
+      const ends = ['--process', there.process.token, '--to', here.daemon.target, '--to-process', here.process.token];
+      const second = on(there, 'migrations', 'relay', session, ...ends);
+      expect(await first).toMatchObject({ code: 1, stderr: expect.stringContaining('STREAM_REPLACED') });
+      expect(await second).toMatchObject({
+        code: 0,
+        stderr: '',
+        stdout: expect.stringMatching(/^moved in session taken-over: /),
+      });
+    });
+
+    it('cannot be taken up where a host does not know it, and is not spoilt by the attempt', async () => {
+      const { code, stderr } = await on(here, 'migrations', 'relay', 'nowhere', '--to', there.daemon.target);
+      expect({ code, stderr }).toMatchObject({ code: 1, stderr: expect.stringContaining('NO_SUCH_MIGRATION') });
+      const same = await on(here, 'migrations', 'relay', 'taken-over', '--to', here.daemon.target);
+      expect(same).toMatchObject({ code: 1, stderr: expect.stringContaining('the same half') });
+    });
   });
 
   it('gives one up on Ctrl-C, and on `migrations cancel`', async () => {

@@ -122,6 +122,15 @@ describe('a relay', () => {
     expect(source.heard.map((bytes) => ExchangeRequest.decode(bytes))).toMatchObject([{ hello: Uint8Array.of(2) }]);
   });
 
+  it('leaves the session to another relay that has come for it', async () => {
+    const { here, there, done } = begin();
+    (await here.stream(1)).say(sealed(1));
+    await settle();
+    (await there.stream(1)).end(refused('EBUSY', 'STREAM_REPLACED'));
+    await expect(done).rejects.toMatchObject({ reason: 'STREAM_REPLACED' });
+    expect([here.ends.length, there.ends.length]).toEqual([1, 1]);
+  });
+
   it('is done when a daemon ends the stream', async () => {
     const { here, there, done } = begin();
     (await here.stream(1)).end();
