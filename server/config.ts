@@ -107,7 +107,11 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
     .option('--listen <host:port>', 'address to listen on; port 0 lets the system pick', address, DEFAULT_LISTEN)
     .addOption(new Option('--vendor <vendor>', 'vendor of the CPUs').choices(['amd', 'intel']).default(defaults.vendor))
     .option('--cpus <n>', 'online CPUs', integer(1, 1024), defaults.cpus)
-    .option('--memory <size>', 'DRAM, for example 8G', size, defaults.memoryBytes)
+    .addOption(
+      new Option('--memory <size>', 'DRAM, for example 512M')
+        .argParser(size)
+        .default(defaults.memoryBytes, `${defaults.memoryBytes / 2 ** 30}G`),
+    )
     .option('--seed <text>', 'everything random on this host follows from it', defaults.seed)
     .option('--sev-asids <n>', 'highest ASID (CPUID 0x8000001F ECX)', integer(1, 65_535), defaults.sev.asids)
     .option('--min-sev-asid <n>', 'lowest ASID of a plain SEV guest (EDX)', integer(1, 65_536), defaults.sev.minSevAsid)
@@ -129,16 +133,19 @@ export const parseConfig = (argv: readonly string[], version: string): DaemonCon
       new Option('--snp-move <mode>', 'move of an SEV-SNP guest').choices(['refuse', 'as_code']).default(defaults.snpMove),
     )
     .option('--state-dir <directory>', 'where the daemon keeps its identity and whose guests it has committed to')
-    .option('--peer <fingerprint>', 'a daemon that guests are exchanged with (repeatable)', fingerprint, [])
+    .addOption(
+      new Option('--peer <fingerprint>', 'a daemon that guests are exchanged with (repeatable)')
+        .argParser(fingerprint)
+        .default([], 'none'),
+    )
     .option('--advertise <host:port>', 'where other daemons can dial this one, if not where it listens', address)
     .option('--tls-cert <file>', 'certificate of this daemon (PEM): all connections are mutual TLS')
     .option('--tls-key <file>', 'its private key (PEM)')
     .option('--tls-ca <file>', 'authorities that vouch for callers and for other daemons (PEM)')
-    .option(
-      '--tls-peer <fingerprint>',
-      'SHA-256 of the certificate of a daemon that guests are exchanged with (repeatable)',
-      fingerprint,
-      [],
+    .addOption(
+      new Option('--tls-peer <fingerprint>', 'SHA-256 of the certificate of a daemon that guests are exchanged with (repeatable)')
+        .argParser(fingerprint)
+        .default([], 'any that the authorities vouch for'),
     )
     .option('--migration-unsealed', 'DANGEROUS, for tests: guests travel as they are, to and from anybody', false)
     .option('--preempt-at-locks', 'let calls overtake each other at every lock, in an order that follows from the seed', false)

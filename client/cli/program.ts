@@ -1,4 +1,4 @@
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, Help, InvalidArgumentError, type Option } from 'commander';
 import { registerLab } from '../lab/index.js';
 import { EXIT } from './failure.js';
 import { registerAttest } from './guest-owner/attest.js';
@@ -18,6 +18,10 @@ const vmId = (text: string): number => {
   throw new InvalidArgumentError(`'${text}' is no number of a VM.`);
 };
 
+/** Commander does not say in its help which options may not be left out. */
+const optionDescription = (option: Option): string =>
+  `${new Help().optionDescription(option)}${option.mandatory ? ' (required)' : ''}`;
+
 /** The command `simkvm`. Each subcommand registers itself; global options may stand before or after it. */
 const createProgram = (console: Console): Command => {
   const program = new Command('simkvm')
@@ -28,6 +32,7 @@ const createProgram = (console: Console): Command => {
     .option('--tls-key <file>', 'its private key (PEM)')
     .option('--json', 'print JSON: 64-bit integers as strings, bytes as base64')
     .configureOutput({ writeOut: (text) => console.out(text.trimEnd()), writeErr: (text) => console.error(text.trimEnd()) })
+    .configureHelp({ optionDescription })
     .exitOverride();
   registerHost(program, console);
   registerVms(program, console, vmId);

@@ -59,10 +59,12 @@ const runOn = async (target: string | null, options: LabOptions, progress: Progr
 export const registerLab = (program: Command, console: Console = processConsole): void => {
   program
     .command('lab')
-    .description(
-      'Moves encrypted guests away under every post-move policy, tears the source down, and shows what each policy costs.',
+    .description('move encrypted guests away under every post-move policy, tear the source down, and show what each policy costs')
+    .addOption(
+      new Option('--memory <size>', 'guest memory')
+        .argParser(memorySize)
+        .default(DEFAULT_LAB.memoryBytes, `${DEFAULT_LAB.memoryBytes / MIB}M`),
     )
-    .option('--memory <size>', 'guest memory', memorySize, DEFAULT_LAB.memoryBytes)
     .addOption(new Option('--policy <name...>', 'only these policies').choices(POST_MOVE_POLICIES))
     .option(
       '--image <file>',

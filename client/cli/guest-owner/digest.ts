@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { DirectBoot } from '../../guest-owner/kernel-hashes.js';
 import { type LaunchImage, sevEsLaunchDigest, sevLaunchDigest } from '../../guest-owner/launch-digest.js';
 import { snpLaunchDigest } from '../../guest-owner/snp-launch-digest.js';
@@ -48,7 +48,11 @@ export const registerDigest = (program: Command, console: Console): void => {
   const withVcpus = (command: Command): Command =>
     command
       .option('--vcpus <n>', 'number of vCPUs', numberArgument, 1)
-      .option('--cpu-signature <eax>', 'EAX of CPUID leaf 1', numberArgument, CPU_SIGNATURE.EPYC);
+      .addOption(
+        new Option('--cpu-signature <eax>', 'EAX of CPUID leaf 1')
+          .argParser(numberArgument)
+          .default(CPU_SIGNATURE.EPYC, `0x${CPU_SIGNATURE.EPYC.toString(16)}, EPYC`),
+      );
   const print = <Options extends ImageOptions>(compute: (options: Options) => Uint8Array) =>
     function action(_options: unknown, command: Command): Promise<void> {
       const options = command.optsWithGlobals<Options>();
@@ -60,7 +64,10 @@ export const registerDigest = (program: Command, console: Console): void => {
     print((options: VcpuOptions) => sevEsLaunchDigest(imageOf(options), vcpusOf(options))),
   );
   withVcpus(kind('snp', 'of a SEV-SNP guest'))
-    .option('--sev-features <bits>', 'SEV_FEATURES of the save areas', bigintArgument, 1n)
+    .addOption(
+      // Commander writes a default as JSON, which has no bigint.
+      new Option('--sev-features <bits>', 'SEV_FEATURES of the save areas').argParser(bigintArgument).default(1n, '1'),
+    )
     .action(
       print((options: SnpOptions) =>
         snpLaunchDigest(imageOf(options), { vcpus: vcpusOf(options), sevFeatures: options.sevFeatures }),

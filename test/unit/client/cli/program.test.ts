@@ -23,6 +23,22 @@ describe('the command line', () => {
     expect(out).toContain('--target');
   });
 
+  it.each([
+    ...['host', 'vms', 'vm show', 'migrate', 'certificates', 'lab', 'session create', 'secret seal'],
+    ...['list', 'show', 'watch', 'cancel', 'post-copy', 'override', 'identity', 'allow'].map((name) => `migrations ${name}`),
+    ...['verify', 'measurement', 'sev-report', 'platform'].map((name) => `attest ${name}`),
+    ...['sev', 'sev-es', 'snp'].map((name) => `digest ${name}`),
+  ])('shows the help of %s', async (words) => {
+    const { out, code } = await runSimkvm(...words.split(' '), '--help');
+    expect(code).toBe(0);
+    expect(out.startsWith(`Usage: simkvm ${words} `)).toBe(true);
+  });
+
+  it('says which options may not be left out', async () => {
+    const { out } = await runSimkvm('secret', 'seal', '--help');
+    expect(out).toMatch(/--tek <file>[^-]*\(required\)/);
+  });
+
   it('ends with 3 where no host answers, and says what to do', async () => {
     const { error, code } = await runSimkvm('vms', '--target', '127.0.0.1:1');
     expect(code).toBe(3);
