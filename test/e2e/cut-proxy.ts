@@ -11,6 +11,8 @@ export interface CutProxy extends AsyncDisposable {
   losesAnswer: boolean;
   /** Connections that there have been. */
   readonly connections: number;
+  /** The connection of this number, from 1, is cut as soon as its server has said so many bytes. */
+  bytesOf(connection: number, bytes: number): void;
   cut(): void;
 }
 
@@ -36,6 +38,7 @@ const untilAnswer = (client: Socket): ((chunk: Buffer) => void) => {
 export const startCutProxy = async (): Promise<CutProxy> => {
   const sockets = new Set<Socket>();
   let connections = 0;
+  const limits = new Map<number, number>();
   const follow = (socket: Socket, other: () => Socket | null): void => {
     sockets.add(socket);
     socket.on('error', () => {});
@@ -45,7 +48,7 @@ export const startCutProxy = async (): Promise<CutProxy> => {
     });
   };
   const server = createServer((client) => {
-    connections++;
+    let left = limits.get(++connections) ?? Number.POSITIVE_INFINITY;
     const [host = '', port = ''] = proxy.to?.split(':') ?? [];
     if (host === '') {
       client.destroy();
@@ -55,6 +58,10 @@ export const startCutProxy = async (): Promise<CutProxy> => {
     follow(client, () => upstream);
     follow(upstream, () => client);
     client.pipe(upstream);
+    upstream.on('data', ({ length }: Buffer) => {
+      left -= length;
+      if (left <= 0) client.destroy();
+    });
     if (!proxy.losesAnswer) upstream.pipe(client);
     else upstream.on('data', untilAnswer(client));
     proxy.losesAnswer = false;
@@ -73,6 +80,7 @@ export const startCutProxy = async (): Promise<CutProxy> => {
     get connections() {
       return connections;
     },
+    bytesOf: (connection, bytes) => void limits.set(connection, bytes),
     cut,
     [Symbol.asyncDispose]: async () => {
       cut();

@@ -33,6 +33,8 @@ const SERIAL = 0xe9;
 const ENTRY = 0x1000;
 const COUNTER = 0x2000;
 const MEMORY_BYTES = 0x4_0000;
+/** From here on the program uses nothing. */
+const FREE = 0x3000n;
 
 /** `inc word [COUNTER]; mov al, [COUNTER]; out SERIAL, al; jmp` back, in 16-bit code. */
 const COUNT = Uint8Array.of(0xff, 0x06, 0x00, 0x20, 0xa0, 0x00, 0x20, 0xe6, SERIAL, 0xeb, 0xf5);
@@ -62,6 +64,14 @@ const counting = async (process: Process, vm: Vm, launch: (address: bigint) => P
 export const plainGuest = async ({ process }: Pick<Host, 'process'>): Promise<CountingGuest> => {
   await using kvm = await process.openKvm();
   return await counting(process, await kvm.createVm(), async () => {});
+};
+
+/** A plain one all of whose memory has been touched: at a page a second there is something to send for a minute. */
+export const largeGuest = async (host: Pick<Host, 'process'>): Promise<CountingGuest> => {
+  const guest = await plainGuest(host);
+  for (const { userspace_addr, memory_size } of (await guest.vm.inspect()).memslots)
+    await host.process.memory.fill(userspace_addr + FREE, 1, memory_size - FREE);
+  return guest;
 };
 
 export const sevGuest = async ({ process }: Pick<Host, 'process'>, policy = 0): Promise<CountingGuest> => {

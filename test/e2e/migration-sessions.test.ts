@@ -13,9 +13,18 @@ import {
   sendVm,
 } from '../../client/index.js';
 import { startCutProxy } from './cut-proxy.js';
-import { type CountingGuest, type Host, plainGuest, runWhile, startHost, startHosts, upTo } from './migrating-guest.js';
+import {
+  type CountingGuest,
+  type Host,
+  largeGuest,
+  plainGuest,
+  runWhile,
+  startHost,
+  startHosts,
+  upTo,
+} from './migrating-guest.js';
 
-/** So slow that a migration does not end by itself while a test looks at it. */
+/** So slow that the migration of a large guest does not end by itself while a test looks at it. */
 const SLOW = { bandwidth: 4096 };
 
 const goesOn = async (guest: CountingGuest): Promise<void> => {
@@ -100,6 +109,9 @@ describe('the daemons of a migration', () => {
     const serial: number[] = [];
     const running = runWhile(guest, serial, () => true);
     const phases = new Set<string>();
+    // The memory of the guest's program alone takes more.
+    proxy.bytesOf(1, 2048);
+    proxy.bytesOf(2, 4096);
     const { received } = await migrate(guest.vm, {
       to: there.process,
       limits: { bandwidth: 16_384 },
@@ -114,7 +126,6 @@ describe('the daemons of a migration', () => {
     const left = serial.length;
     await runWhile({ vm: received.vm, vcpu }, serial, () => serial.length < left + 10);
     expect(serial).toEqual(upTo(serial.length));
-    // One for the handshake, and one for each cut at least.
     expect(proxy.connections).toBeGreaterThan(2);
     await nothingLeft(here, there);
   });
@@ -124,7 +135,7 @@ describe('a session', () => {
   it('is begun once, however often its process says so, and belongs to that VM', async () => {
     await using hosts = await startHosts();
     const { here, there } = hosts;
-    const [guest, other] = [await plainGuest(here), await plainGuest(here)];
+    const [guest, other] = [await largeGuest(here), await plainGuest(here)];
     const send = () => sendVm(guest.vm, { session: 'one', to: there.process, limits: SLOW });
     expect(await Promise.all([send(), send()])).toEqual(['one', 'one']);
     expect(await send()).toBe('one');
@@ -162,7 +173,7 @@ describe('a session', () => {
   it('is listed and watched on both hosts', async () => {
     await using hosts = await startHosts();
     const { here, there } = hosts;
-    const session = await sendVm((await plainGuest(here)).vm, { to: there.process, limits: SLOW });
+    const session = await sendVm((await largeGuest(here)).vm, { to: there.process, limits: SLOW });
     const listed = async () => (await here.simkvm.migrations.list())[0];
     // The destination has yet to accept when SendVm answers.
     const copying = { session, half: MigrationHalf.MIGRATION_HALF_SOURCE, phase: 'copying', connected: true };
@@ -177,7 +188,7 @@ describe('a session', () => {
   it('is not in doubt, so that nobody may decide it', async () => {
     await using hosts = await startHosts();
     const { here, there } = hosts;
-    const guest = await plainGuest(here);
+    const guest = await largeGuest(here);
     const session = await sendVm(guest.vm, { to: there.process, limits: SLOW });
     for (const { simkvm } of [here, there])
       await expect(simkvm.migrations.override(session, 'run')).rejects.toMatchObject({ errno: 'EBUSY' });
@@ -188,7 +199,7 @@ describe('a session', () => {
   it.each(['source', 'destination'] as const)('ends with the process of its %s, and the other side hears of it', async (side) => {
     await using hosts = await startHosts();
     const { here, there } = hosts;
-    const guest = await plainGuest(here);
+    const guest = await largeGuest(here);
     const session = await sendVm(guest.vm, { to: there.process, limits: SLOW });
     const [dying, other] = side === 'source' ? [here, there] : [there, here];
     await dying.process[Symbol.asyncDispose]();
@@ -219,7 +230,7 @@ describe('a session', () => {
     await using here = await startHost();
     await using there = await startHost();
     await introduce(here.simkvm.migrations, there.simkvm.migrations);
-    const guest = await plainGuest(here);
+    const guest = await largeGuest(here);
     const session = await sendVm(guest.vm, { to: there.process, limits: SLOW });
     process.kill(there.daemon.pid, 'SIGKILL');
     await expect.poll(async () => (await here.simkvm.migrations.get(session)).connected).toBe(false);

@@ -57,6 +57,16 @@ const memoryOf = async (host: Host, { slots: [slot] }: ReceivedGuest): Promise<n
 
 const FILLED = Array.from({ length: 61 }, (_, index) => [index + 3, 1, 2, 3]);
 
+/** Runs a guest until KVM_RUN fails: what it says meanwhile it says of memory that is there. @returns how it failed */
+const runUntilFailure = async ({ vcpu }: CountingGuest, serial: number[]) => {
+  for (;;) {
+    const outcome = await vcpu.try.run();
+    if (outcome.errno !== null) return outcome;
+    if (outcome.value.reason !== 'KVM_EXIT_IO') throw new Error(outcome.value.reason);
+    serial.push(outcome.value.io.data[0] ?? -1);
+  }
+};
+
 /** What a host holds, in all. */
 const holdings = async ({ simkvm }: Host) => {
   const { vms, kmem, memory, findings } = await simkvm.host.getHost();
@@ -223,12 +233,11 @@ describe('a guest whose memory is still at its source', () => {
     const { proxy, here, there, idle, received, session, completed } = torn;
     proxy.to = null;
     proxy.cut();
-    const { vcpu } = vcpuOf(received);
-    const waiting = vcpu.try.run();
+    const serial: number[] = [];
+    const waiting = runUntilFailure(vcpuOf(received), serial);
     await expect.poll(async () => (await there.simkvm.migrations.get(session)).connected).toBe(false);
     await there.process.signal(SIGUSR1);
     expect(await waiting).toMatchObject({ errno: 'EINTR' });
-    const serial: number[] = [];
     const running = runWhile(vcpuOf(received), serial, () => true);
     proxy.to = here.daemon.target;
     expect(await running).toBe('KVM_EXIT_HLT');
@@ -243,10 +252,9 @@ describe('a guest whose memory is still at its source', () => {
     for (const comesBack of [true, false]) {
       await using torn = await tornApart('--state-dir', stateDir);
       const { proxy, here, there, idle, received, session } = torn;
-      const { vcpu } = vcpuOf(received);
       proxy.to = null;
       process.kill(here.daemon.pid, 'SIGKILL');
-      const waiting = vcpu.try.run();
+      const waiting = runUntilFailure(vcpuOf(received), []);
       await expect.poll(async () => (await there.simkvm.migrations.get(session)).connected).toBe(false);
       expect(await phaseOf(there, session)).toBe('fetching');
       await using again = comesBack ? await startHost('--state-dir', stateDir) : null;

@@ -21,7 +21,7 @@ afterAll(async () => {
   await daemon[Symbol.asyncDispose]();
 });
 afterEach(async () => {
-  await expect.poll(() => client.leftovers(), { timeout: 10_000 }).toEqual({ kmem: 0n, vms: 0, contexts: 0, findings: 0n });
+  await expect.poll(() => client.leftovers()).toEqual({ kmem: 0n, vms: 0, contexts: 0, findings: 0n });
 });
 
 const ret = ({ response, message }: Outcome<{ ret: bigint }>): number => {

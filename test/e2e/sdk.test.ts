@@ -469,7 +469,7 @@ describe('a daemon of a test’s own', () => {
     const child = spawn(process.execPath, ['--input-type=module', '--eval', script], { stdio: ['ignore', 'pipe', 'inherit'] });
     const [line]: unknown[] = await once(child.stdout.setEncoding('utf8'), 'data');
     child.kill('SIGKILL');
-    await expect.poll(() => isRunning(Number(line)), { timeout: 10_000 }).toBe(false);
+    await expect.poll(() => isRunning(Number(line))).toBe(false);
   });
 });
 
