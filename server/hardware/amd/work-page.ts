@@ -16,8 +16,9 @@ interface WorkPage {
  * Every conversion fills what it uses of it anew and leaves nothing that another could see, so that one is enough for the engines
  * of all hosts: no result depends on who had it before. It is one, in a scope that is entered once, because only of such arrays V8
  * knows while it compiles where they are and how long they are. With one for each host a pass was as fast as long as the process
- * had one host, and took 3.7 times as long from the second on; in an object it took 2.8 times as long in any case. A pass goes through the whole page, also for a few blocks: bounds that come from an address would make it
- * count in floating point. It takes 0.2 us, and three times that where each word is preceded by checks of both arrays.
+ * had one host, and took 3.7 times as long from the second on; in an object it took 2.8 times as long in any case. A pass goes
+ * through the whole page, also for a few blocks: bounds that come from an address would make it count in floating point. It takes
+ * 0.2 us, and three times that where each word is preceded by checks of both arrays.
  */
 export const workPage: WorkPage = (() => {
   // A constant of this scope, for V8 looks up imported ones in each turn of the loop.

@@ -1,11 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '../../../server/hardware/units.js';
-import type { Clock } from '../../../server/kernel/clock.js';
 import { REQUEST } from '../../../server/kernel/kvm/vcpu.js';
 import type { Vm } from '../../../server/kernel/kvm/vm.js';
 import { MSR } from '../../../server/kernel/kvm/x86/msr-index.js';
 import { SAVED_MSRS } from '../../../server/kernel/kvm/x86/msr-store.js';
-import { Scheduler } from '../../../server/kernel/sched/scheduler.js';
 import { KVM_CAP } from '../../../server/kernel/uapi/capabilities.js';
 import { KVM_GUESTDBG, KVM_IRQ_ROUTING, KVM_MEM, KVM_MSR_FILTER } from '../../../server/kernel/uapi/constants.js';
 import { IOCTL } from '../../../server/kernel/uapi/ioctls.js';
@@ -13,7 +11,6 @@ import {
   kvm_irq_routing,
   kvm_irq_routing_entry,
   kvm_irq_routing_msi,
-  kvm_irqchip,
   kvm_pit_config,
   kvm_pit_state2,
   kvm_reinject_control,
@@ -21,7 +18,6 @@ import {
 import {
   kvm_coalesced_mmio_zone,
   kvm_dirty_log,
-  kvm_enable_cap,
   kvm_interrupt,
   kvm_mp_state,
   kvm_tpr_access_ctl,
@@ -44,58 +40,16 @@ import {
   kvm_xcrs,
   kvm_xsave,
 } from '../../../server/kernel/uapi/x86-structs.js';
-import { createSevRig, type SevRig, type Vmm } from '../kernel/kvm/svm/sev-rig.js';
+import type { SevRig, Vmm } from '../kernel/kvm/svm/sev-rig.js';
+import { callOn, createVm, enable, hosts, setCpuid, VCPUS } from './configured-vm.js';
 import { type CountingGuest, Migration, sevEsGuest, sevGuest } from './two-hosts.js';
 
-const VCPUS = [0, 1] as const;
 const LVTT = 0x320;
 const SPIV = 0xf0;
 const TMCCT = 0x390;
 const LVTT_TSC_DEADLINE = 2 << 17;
 const X2APIC = 0xc00n;
 
-/** Time goes on whenever somebody looks. */
-const tickingClock = (): Clock => {
-  let now = 1_000_000n;
-  return { now: () => (now += 1000n) };
-};
-
-const hosts = (): readonly [SevRig, SevRig] => [
-  createSevRig({ seed: 'here' }, new Scheduler(), tickingClock()),
-  createSevRig({ seed: 'there' }, new Scheduler(), tickingClock()),
-];
-
-/** A VM with whatever is made before its vCPUs, and what can be made of it. */
-const createVm = ({ vmm }: SevRig, beforeVcpus: (call: Call) => void = () => {}) => {
-  const { fd, vm } = vmm.process.createVm();
-  const onVm: Call = (request, arg = 0) => void vmm.process.must(vmm.process.ioctl(fd, request, arg));
-  beforeVcpus(onVm);
-  const vcpus = VCPUS.map((id) => vmm.process.createVcpu(fd, id));
-  const address = vmm.map(null, 16 * PAGE_SIZE);
-  vmm.addSlot({ fd }, 0, 0, address, 16 * PAGE_SIZE);
-  for (const { fd: vcpuFd } of vcpus) setCpuid(vmm, vcpuFd);
-  const [first] = vcpus;
-  if (first === undefined) throw new Error('no vCPU');
-  const guest: CountingGuest = { vmm, vm, vmFd: fd, vcpuFd: first.fd, vcpu: first.vcpu, address };
-  return { guest, onVm, onVcpu: (vcpu: number) => callOn(vmm, vcpus[vcpu]?.fd ?? -1) };
-};
-
-type Call = (request: number, arg?: number | Uint8Array) => void;
-
-const callOn =
-  (vmm: Vmm, fd: number): Call =>
-  (request, arg = 0) =>
-    void vmm.process.must(vmm.process.ioctl(fd, request, arg));
-
-/** Everything that the host has, x2APIC and the TSC-deadline timer among it. */
-const setCpuid = (vmm: Vmm, vcpuFd: number): void => {
-  const room = new Uint8Array(kvm_cpuid2.size + 256 * kvm_cpuid_entry2.size);
-  room.set(kvm_cpuid2.encode({ nent: 256 }));
-  vmm.process.must(vmm.process.ioctl(vmm.process.openKvm(), IOCTL.KVM_GET_SUPPORTED_CPUID, room));
-  vmm.process.must(vmm.process.ioctl(vcpuFd, IOCTL.KVM_SET_CPUID2, room));
-};
-
-const enable = (cap: number, argument: bigint): Uint8Array => kvm_enable_cap.encode({ cap, args: [argument, 0n, 0n, 0n] });
 const word = (value: bigint): Uint8Array => new Uint8Array(BigUint64Array.of(value).buffer);
 
 const msrs = (values: Readonly<Record<number, bigint>>): Uint8Array => {
@@ -411,58 +365,6 @@ describe('memory that is registered for encryption in pieces', () => {
     const { vm, migration } = migrate(guest, there);
     const slot = migration.received?.slots[0];
     expect(vm.arch.sev?.regions).toMatchObject([{ address: BigInt(slot?.address ?? 0), size: BigInt(2 * half) }]);
-  });
-});
-
-describe('a VM that its VMM changes while it is copied', () => {
-  const SIZE = 16 * PAGE_SIZE;
-
-  it.each([
-    ['another capability', (call: Call) => call(IOCTL.KVM_ENABLE_CAP, enable(KVM_CAP.EXCEPTION_PAYLOAD, 1n))],
-    [
-      'a slot whose writes are logged from now on',
-      (call: Call, address: number) =>
-        call(
-          IOCTL.KVM_SET_USER_MEMORY_REGION,
-          kvm_userspace_memory_region.encode({
-            ...{ slot: 0, flags: KVM_MEM.LOG_DIRTY_PAGES, memory_size: BigInt(SIZE), userspace_addr: BigInt(address) },
-          }),
-        ),
-    ],
-  ])('stays: %s could only be lost', (_what, change) => {
-    const [here, there] = hosts();
-    const { guest, onVm } = createVm(here);
-    const migration = new Migration(guest, there.vmm);
-    migration.until(() => migration.source.state.phase === 'copying');
-    change(onVm, guest.address);
-    expect(migration.run()).toBe('GUEST_CHANGED_MEANWHILE');
-    expect(guest.vm.life.kind).toBe('alive');
-  });
-
-  it('stays where a vCPU that has not run yet gets another CPUID, and goes where it gets the same', () => {
-    for (const [nent, outcome] of [
-      [0, 'GUEST_CHANGED_MEANWHILE'],
-      [null, 'sent'],
-    ] as const) {
-      const [here, there] = hosts();
-      const { guest } = createVm(here);
-      const migration = new Migration(guest, there.vmm);
-      migration.until(() => migration.source.state.phase === 'copying');
-      if (nent === null) setCpuid(here.vmm, guest.vcpuFd);
-      else callOn(here.vmm, guest.vcpuFd)(IOCTL.KVM_SET_CPUID2, kvm_cpuid2.encode({ nent }));
-      expect(migration.run()).toBe(outcome);
-    }
-  });
-
-  it('takes along what can be changed at any time', () => {
-    const [here, there] = hosts();
-    const { guest, onVm } = createVm(here, (call) => call(IOCTL.KVM_CREATE_IRQCHIP));
-    const migration = new Migration(guest, there.vmm);
-    migration.until(() => migration.source.state.phase === 'copying');
-    onVm(IOCTL.KVM_SET_GSI_ROUTING, kvm_irq_routing.encode({ nr: 0 }));
-    onVm(IOCTL.KVM_SET_IRQCHIP, kvm_irqchip.encode({ chip_id: 0, chip: new Uint8Array(512).fill(0x40, 2, 3) }));
-    expect(migration.run()).toBe('sent');
-    expect(migration.arrived().vm.arch.irq.routes.size).toBe(0);
   });
 });
 

@@ -219,3 +219,10 @@ export const createSevRig = (config: Partial<HostConfig> = {}, scheduler = new S
 
 /** `out imm8, al`; then HLT for ever. */
 export const OUT_AND_HALT = (port: number): Uint8Array => Uint8Array.of(0xe6, port, 0xf4, 0xeb, 0xfd);
+
+/** Launches with VMSAs, as the selftest does: the guest stays in LAUNCHING. */
+export const esGuest = (vmm: Vmm, vcpus: number): Guest => {
+  const guest = vmm.createSevGuest({ es: true, vcpus });
+  vmm.must(vmm.command(guest.fd, 'LAUNCH_UPDATE_VMSA'));
+  return guest;
+};
