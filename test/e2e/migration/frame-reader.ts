@@ -36,7 +36,8 @@ const opened = (sealed: Uint8Array, key: Uint8Array): Buffer | null => {
 export const channelKeys = (files: readonly string[]): Uint8Array[] =>
   files
     .filter((file) => existsSync(file))
-    .flatMap((file) => readFileSync(file, 'utf8').trimEnd().split('\n'))
+    // A line that is still being written is none yet.
+    .flatMap((file) => readFileSync(file, 'utf8').split('\n').slice(0, -1))
     .filter((line) => line.startsWith('aes-256-gcm '))
     .map((line) => Buffer.from(line.split(' ')[1] ?? '', 'hex'));
 

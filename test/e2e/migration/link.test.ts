@@ -7,7 +7,7 @@ import { Journey } from './journey.js';
 import { Machine, NOTHING_LEFT } from './machine.js';
 import { type Link, NetworkRig } from './network-rig.js';
 
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 150_000;
 const JOURNEYS = 6;
 /** As machineIn has it. */
 const PORT = 7341;

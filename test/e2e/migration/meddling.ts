@@ -68,4 +68,23 @@ export class SessionMeddler {
   };
 }
 
+/** Pages stay where they are until one is wanted: all of them could have come before the guest touches any. */
+export const untilWanted = (meddler: Meddler): Meddler => {
+  const gates = new Map<string, { readonly open: () => void; readonly opened: Promise<void> }>();
+  const gateOf = (session: string) => {
+    let open = (): void => {};
+    const opened = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    const gate = gates.get(session) ?? { open, opened };
+    gates.set(session, gate);
+    return gate;
+  };
+  return async (passage) => {
+    if (passage.what === 'wanted') gateOf(passage.session).open();
+    if (passage.what === 'pages') await gateOf(passage.session).opened;
+    return meddler(passage);
+  };
+};
+
 export const nameOfKind = ({ from, what }: Pick<Passage, 'from' | 'what'>): string => `${from}: ${what}`;

@@ -1,7 +1,10 @@
 import { execFileSync } from 'node:child_process';
+import { threadId } from 'node:worker_threads';
 
-/** Of RFC 2544: for tests of networks, and in nobody's use. A run takes one /24 of it. */
-const NETWORK = `198.18.${process.pid % 256}`;
+/** Two files of tests run at once, in threads of one process. */
+const OWN = `${process.pid.toString(36)}-${threadId.toString(36)}`;
+/** Of RFC 2544: for tests of networks, and in nobody's use. A file of tests takes one /24 of it. */
+const NETWORK = `198.18.${(process.pid + threadId) % 256}`;
 
 const ip = (...args: readonly string[]): void => {
   execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] });
@@ -36,7 +39,7 @@ export class NetworkRig implements Disposable {
 
   /** Makes a machine's network, with nothing but a loopback interface. */
   namespace(): NetworkNamespace {
-    const name = `simkvm-${process.pid}-${this.namespaces.length}`;
+    const name = `simkvm-${OWN}-${this.namespaces.length}`;
     ip('netns', 'add', name);
     const made = { name, enter: ['ip', 'netns', 'exec', name] };
     this.namespaces.push(made);
@@ -47,7 +50,7 @@ export class NetworkRig implements Disposable {
   /** Links two machines' networks, or one and that of the test. */
   link(near: NetworkNamespace | null, far: NetworkNamespace): Link {
     const index = this.links.length;
-    const [here, there] = [`sk${process.pid}n${index}`, `sk${process.pid}f${index}`];
+    const [here, there] = [`sk${OWN}n${index}`, `sk${OWN}f${index}`];
     ip('link', 'add', here, 'type', 'veth', 'peer', 'name', there);
     this.links.push(here);
     const ends = [

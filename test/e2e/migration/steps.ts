@@ -37,22 +37,30 @@ export class StepRecorder {
 
 interface Hold {
   readonly step: Step;
-  reached: boolean;
+  /** The way of what is held; null: it has not been reached. */
+  reached: string | null;
   release: () => void;
   readonly released: Promise<void>;
 }
+
+/** From whom it comes, and by a call of its own or over Exchange. */
+const wayOf = ({ from, connection }: Passage): string => `${from} ${connection === 0 ? 'calls' : 'exchanges'}`;
 
 const holdAt = (step: Step): Hold => {
   let release = (): void => {};
   const released = new Promise<void>((resolve) => {
     release = resolve;
   });
-  return { step, reached: false, release, released };
+  return { step, reached: null, release, released };
 };
 
-/** Stops many migrations, each at a step of its own: before it gets to the other side, with all that comes after it. */
+/**
+ * Stops many migrations, each at a step of its own: before it gets to the other side, with all that comes after it in the same way,
+ * also over another connection: a daemon that has waited for too long calls again.
+ */
 export class StepHolds {
   private readonly holds = new Map<string, Hold>();
+  private holdsMore = true;
 
   /** To be said before the session begins. */
   stopAt(session: string, step: Step): void {
@@ -60,7 +68,12 @@ export class StepHolds {
   }
 
   hasReached(session: string): boolean {
-    return this.holds.get(session)?.reached === true;
+    return (this.holds.get(session)?.reached ?? null) !== null;
+  }
+
+  /** What is held stays where it is, and nothing else is. */
+  holdNoMore(): void {
+    this.holdsMore = false;
   }
 
   /** Lets all of them go on. */
@@ -69,11 +82,9 @@ export class StepHolds {
   }
 
   readonly meddler: Meddler = async (passage) => {
-    const hold = this.holds.get(passage.session);
-    if (hold !== undefined && nameOf(hold.step) === nameOf(passage)) {
-      hold.reached = true;
-      await hold.released;
-    }
+    const hold = this.holdsMore ? this.holds.get(passage.session) : undefined;
+    if (hold !== undefined && nameOf(hold.step) === nameOf(passage)) hold.reached = wayOf(passage);
+    if (hold?.reached === wayOf(passage)) await hold.released;
     await copying(passage);
     return [passage.bytes];
   };
