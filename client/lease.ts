@@ -43,7 +43,8 @@ export class Lease {
   static async open(transport: Transport, request: AttachRequestInit, timeoutMs: number): Promise<Lease> {
     const abort = new AbortController();
     const headers = { process: null, thread: null, requestId: null, acknowledge: null };
-    const stream = transport.serverStream(ProcessService.attach, request, headers, { timeoutMs: null, signal: abort.signal });
+    const limits = { timeoutMs: null, signal: abort.signal, alone: true };
+    const stream = transport.serverStream(ProcessService.attach, request, headers, limits);
     const messages = stream[Symbol.asyncIterator]();
     const timer = setTimeout(() => abort.abort(), timeoutMs);
     try {

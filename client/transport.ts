@@ -32,6 +32,11 @@ export interface CallLimits {
   /** Milliseconds; null: no deadline. */
   readonly timeoutMs: number | null;
   readonly signal: AbortSignal | null;
+  /**
+   * Of a stream: it has a connection of its own, and does not end with that of the others.
+   * @default false
+   */
+  readonly alone?: boolean;
 }
 
 /** A call with a stream each way. Reading it gives what the host says; it throws KvmError, and cancels the call when it is left. */

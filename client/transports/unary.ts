@@ -56,10 +56,13 @@ const cancelOn = (signal: AbortSignal, cancel: () => void): (() => void) => {
 
 /**
  * A gRPC call for each call, as every other gRPC client makes them. Unary ones are made over a connection of their own,
- * without grpc-js's layers of calls, which cost several times what all the rest does; streams are grpc-js's.
+ * without grpc-js's layers of calls, which cost several times what all the rest does; streams are grpc-js's. A host ends the
+ * connection of whoever leaves too many streams early (nghttp2's limit of resets): what must not end with it is alone.
  */
 export class UnaryTransport implements Transport {
   private client: Client | null = null;
+  /** Of streams that are alone. */
+  private readonly clients = new Set<Client>();
 
   private constructor(
     readonly target: string,
@@ -105,7 +108,8 @@ export class UnaryTransport implements Transport {
     headers: CallHeaders,
     limits: CallLimits,
   ): AsyncIterable<Res> {
-    const stream = this.streams().makeServerStreamRequest(
+    const client = limits.alone === true ? this.anotherClient() : this.streams();
+    const stream = client.makeServerStreamRequest(
       method.path,
       method.requestSerialize,
       method.responseDeserialize,
@@ -124,6 +128,7 @@ export class UnaryTransport implements Transport {
     } finally {
       settled?.();
       stream.cancel();
+      if (this.clients.delete(client)) client.close();
     }
   }
 
@@ -188,11 +193,22 @@ export class UnaryTransport implements Transport {
 
   close(): void {
     this.client?.close();
+    for (const client of this.clients) client.close();
     this.connection.close();
   }
 
   private streams(): Client {
-    this.client ??= new Client(this.target, credentialsOf(this.tls), OPTIONS);
+    this.client ??= this.newClient();
     return this.client;
+  }
+
+  private anotherClient(): Client {
+    const client = this.newClient();
+    this.clients.add(client);
+    return client;
+  }
+
+  private newClient(): Client {
+    return new Client(this.target, credentialsOf(this.tls), OPTIONS);
   }
 }

@@ -388,6 +388,18 @@ describe('a reply that is lost on the way', () => {
   });
 });
 
+describe('streams that are left early', () => {
+  it('take their connection with them where they are too many, and not the process', async () => {
+    await using process = await attach();
+    await using counter = await process.eventfd(1);
+    const look = async (): Promise<void> => {
+      for await (const _ of counter.watch()) return;
+    };
+    for (let turn = 0; turn < 100; turn++) await Promise.allSettled(Array.from({ length: 20 }, look));
+    expect(await counter.read()).toBe(1n);
+  });
+});
+
 describe('a move of an encryption context', () => {
   /** A launched SEV guest of one page. */
   const launched = async (process: Process, kvm: Kvm): Promise<Vm> => {
