@@ -149,7 +149,10 @@ export const receiveVm = async (process: Process, { session, from, vm, limits }:
   return valueOrThrow(await receive(process, request)).session;
 };
 
-/** Whether `migrate` would be allowed, by both hosts where `to` is given, and why not. It changes nothing. */
+/**
+ * Whether `migrate` would be allowed, by both hosts where `to` is given, and why not: the verdict is what it would be refused with.
+ * It changes nothing, and keeps nothing free for later.
+ */
 export const validateMigration = async (vm: FdObject, { to, limits, push }: SendOptions = {}): Promise<Verdict> => {
   const request = { fd: vm.fd, to: to === undefined ? undefined : peerOf(to), limits, push, validate_only: true };
   return present(valueOrThrow(await send(vm, request)).verdict, 'verdict');

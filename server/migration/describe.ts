@@ -8,8 +8,10 @@ import { KVM_MEM } from '../kernel/uapi/constants.js';
 import { IOCTL } from '../kernel/uapi/ioctls.js';
 import { kvm_cpuid_entry2, kvm_cpuid2 } from '../kernel/uapi/x86-structs.js';
 import { describeCapabilities } from './capabilities.js';
+import { FrameSet } from './frame-set.js';
 import type { GuestDescription, GuestKindName, SlotDescription, VcpuDescription, WiringDescription } from './guest.js';
 import { vcpuCall } from './kernel-call.js';
+import { memoryRanges } from './memory-layout.js';
 
 /** Entries that KVM takes. */
 const CPUID_ENTRIES_MAX = 256;
@@ -103,6 +105,18 @@ const describeMachine = (vm: Vm) => ({
   slots: describeSlots(vm),
 });
 
+/** Pages of the slots that were ever touched, each once, and without those of slots that are pinned as a whole. */
+const touchedPages = ({ mm }: Vm, slots: readonly SlotDescription[]): number => {
+  let count = 0;
+  for (const { start, bytes } of memoryRanges(slots.filter(({ pinned }) => !pinned))) {
+    const touched = new FrameSet(start / PAGE_SIZE, bytes / PAGE_SIZE);
+    for (const { first, count: pages } of mm.touchedPages(start, start + bytes))
+      for (let page = first; page < first + pages; page++) touched.add(page);
+    count += touched.size;
+  }
+  return count;
+};
+
 /**
  * What a destination has to make before anything is put into it. What can be set at any time, such as GSI routing, is part of
  * the state.
@@ -114,7 +128,8 @@ export const describeGuest = (vm: Vm): Result<GuestDescription> => {
     if (failed(described)) return described;
     vcpus.push(described);
   }
-  return { ...describeMachine(vm), vcpus, ...describeWiring(vm, false) };
+  const machine = describeMachine(vm);
+  return { ...machine, vcpus, ...describeWiring(vm, false), touchedPages: touchedPages(vm, machine.slots) };
 };
 
 const textOf = (value: unknown): string =>

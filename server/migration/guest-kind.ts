@@ -1,6 +1,7 @@
 import type { Failure, Result } from '../kernel/failure.js';
 import type { Kernel } from '../kernel/kernel.js';
 import type { Vm } from '../kernel/kvm/vm.js';
+import type { Process } from '../kernel/process/process.js';
 import type { Task } from '../kernel/sched/task.js';
 import type { MightSleep } from '../kernel/sched/wait.js';
 import type { BatchRoom } from './batch-room.js';
@@ -42,6 +43,10 @@ export interface GuestKind {
   source(vm: Vm): SourceKind;
   /** What the source's platform needs to know of this one. */
   target(kernel: Kernel): Result<Uint8Array>;
+  /** Descriptors beside those of the VM and its vCPUs. */
+  readonly otherFds: number;
+  /** What `initialise` would be refused with now; null: nothing, as far as can be said without trying. */
+  whyNotInitialised(kernel: Kernel, process: Process, description: GuestDescription): Failure | null;
   /** Makes a new VM, without vCPUs, a guest of this kind. The descriptors are those that it has opened and keeps. */
   initialise(current: Task, vm: Vm, description: GuestDescription): MightSleep<Result<readonly number[]>>;
   destination(vm: Vm): DestinationKind;

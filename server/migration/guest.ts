@@ -78,6 +78,8 @@ export interface GuestDescription extends WiringDescription {
   readonly capabilities: readonly CapabilityDescription[];
   readonly vcpus: readonly VcpuDescription[];
   readonly slots: readonly SlotDescription[];
+  /** Pages outside of pinned slots that were ever touched: so many the destination has to have at least. */
+  readonly touchedPages: number;
 }
 
 /** Pages of 4 KiB that travel together, all of one kind. */

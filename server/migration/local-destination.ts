@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from '../hardware/units.js';
 import { Failure, failed, type Result } from '../kernel/failure.js';
+import { FdTable } from '../kernel/fs/fd-table.js';
 import { type File, type FileOperations, OPEN } from '../kernel/fs/file.js';
 import { inlineArg } from '../kernel/fs/inline-copy.js';
 import type { Kernel } from '../kernel/kernel.js';
@@ -53,14 +54,36 @@ export interface ReceivedVm extends WiringDescription {
 /** Most bytes of guest memory that a source may ask for. */
 const GUEST_BYTES_MAX = 2 ** 40;
 
-/** Why this host would not take such a guest; null if it would, as far as can be said without trying. */
-export const whyNotReceived = (kernel: Kernel, description: GuestDescription): Failure | null => {
+/** /dev/kvm, until the VM is there. */
+const FDS_MIN = 2;
+
+/** EMFILE, ENOMEM: what is left of the process's descriptors and of the host's memory. */
+const whyNoRoom = (
+  { dram }: Kernel,
+  { files }: Process,
+  { kind, slots, vcpus, touchedPages }: GuestDescription,
+): Failure | null => {
+  const fds = Math.max(FDS_MIN, 1 + KINDS[kind].otherFds + vcpus.length);
+  if (files.room < fds) return FdTable.full().with({ needed: String(fds), free: String(files.room) });
+  const pinned = memoryRanges(slots.filter((slot) => slot.pinned)).reduce((sum, { bytes }) => sum + bytes / PAGE_SIZE, 0);
+  const free = dram.total - dram.used - dram.reserved;
+  if (pinned + touchedPages <= free) return null;
+  const details = { frames: String(dram.total), needed: String(pinned + touchedPages), free: String(free) };
+  return new Failure('ENOMEM', 'HOST_MEMORY_EXHAUSTED', 'alloc_pages', details);
+};
+
+/** Why a process of this host would not get such a guest; null if it would, as far as can be said without trying. */
+export const whyNotReceived = (kernel: Kernel, process: Process, description: GuestDescription): Failure | null => {
   const bytes = description.slots.reduce((sum, slot) => sum + slot.bytes, 0);
   if (bytes > GUEST_BYTES_MAX || description.slots.some(({ bytes: size }) => size % PAGE_SIZE !== 0 || size <= 0))
     return new Failure('EINVAL', 'GUEST_MEMORY_SIZE', 'server/migration', { given: String(bytes) });
   const refused = checkCapabilities(description);
   if (refused !== null) return refused;
-  return checkCpuid(kernel, description);
+  return (
+    checkCpuid(kernel, description) ??
+    KINDS[description.kind].whyNotInitialised(kernel, process, description) ??
+    whyNoRoom(kernel, process, description)
+  );
 };
 
 /** What the platform of a source has to know of this one. */
@@ -289,7 +312,7 @@ export const receiveGuest = (
 ): Result<DestinationGuest> => {
   const { mm } = process;
   if (mm === null) return new Failure('ESRCH', 'PROCESS_WITHOUT_MEMORY', 'server/migration');
-  const refused = whyNotReceived(kernel, description);
+  const refused = whyNotReceived(kernel, process, description);
   if (refused !== null) return refused;
   const target = targetOf(kernel, description);
   if (failed(target)) return target;

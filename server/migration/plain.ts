@@ -25,6 +25,8 @@ export const plainKind: GuestKind = {
   }),
 
   target: () => new Uint8Array(0),
+  otherFds: 0,
+  whyNotInitialised: () => null,
   *initialise() {
     return [];
   },

@@ -163,6 +163,8 @@ const restore = (vm: Vm, part: StatePart): Failure | null => {
   return vcpu === undefined || !isSevEsGuest(vm) ? malformed('vCPU') : restoreSevVcpu(vcpu, part);
 };
 
+const hostWithoutSev = (): Failure => new Failure('EINVAL', 'HOST_WITHOUT_SEV', 'server/migration');
+
 /**
  * KVM_SEV_INIT or KVM_SEV_ES_INIT, or KVM_SEV_INIT2 for the types that want it; and `/dev/sev`, by which KVM lets the VMM
  * issue the guest's commands afterwards (KVM_SEV_GUEST_STATUS).
@@ -173,7 +175,7 @@ function* initialise(
   { encryptedState, vmsaFeatures }: GuestDescription,
 ): MightSleep<Result<readonly number[]>> {
   const { memEncIoctl } = vm.kernel.ops;
-  if (memEncIoctl === undefined) return new Failure('EINVAL', 'HOST_WITHOUT_SEV', 'server/migration');
+  if (memEncIoctl === undefined) return hostWithoutSev();
   const legacy = encryptedState ? KVM_SEV_CMD.ES_INIT : KVM_SEV_CMD.INIT;
   const id = vm.type === VM_TYPE.DEFAULT ? legacy : KVM_SEV_CMD.INIT2;
   const user = new InlineCopy(vm.mm);
@@ -216,6 +218,10 @@ export const sevKind: GuestKind = {
     if (failed(certificates)) return certificates;
     return encodeBlobs([certificates.pdh, certificates.chain, certificates.amd]);
   },
+  // `/dev/sev`.
+  otherFds: 1,
+  whyNotInitialised: ({ ops }, process, { encryptedState }) =>
+    ops.validateMemEncInit === undefined ? hostWithoutSev() : ops.validateMemEncInit(process, encryptedState),
   initialise,
   destination: (vm: Vm) => ({
     begin: (opening) => {

@@ -22,6 +22,7 @@ const DESCRIPTION: GuestDescription = {
   slots: [],
   ioeventfds: [],
   irqfds: [],
+  touchedPages: 0,
 };
 
 /** What happens on a host on behalf of its daemon. */

@@ -26,10 +26,11 @@ export class MiscCgroup {
 
   /** `misc_cg_try_charge` of one unit: EBUSY when a limit of this group or one above would be passed. */
   tryCharge(resource: MiscResource): Failure | null {
-    const full = this.firstFull(resource);
-    if (full !== null) {
-      full.events++;
-      return new Failure('EBUSY', 'MISC_CGROUP_LIMIT', 'misc_cg_try_charge', { cgroup: full.name, resource });
+    const refused = this.whyRefused(resource);
+    if (refused !== null) {
+      const full = this.firstFull(resource);
+      if (full !== null) full.events++;
+      return refused;
     }
     for (const group of this.lineage()) group.used[resource]++;
     return null;
@@ -38,6 +39,13 @@ export class MiscCgroup {
   /** Whether a charge would be refused, without charging. */
   wouldRefuse(resource: MiscResource): boolean {
     return this.firstFull(resource) !== null;
+  }
+
+  /** What a charge would be refused with. Nothing is charged, and no event counted. */
+  whyRefused(resource: MiscResource): Failure | null {
+    const full = this.firstFull(resource);
+    if (full === null) return null;
+    return new Failure('EBUSY', 'MISC_CGROUP_LIMIT', 'misc_cg_try_charge', { cgroup: full.name, resource });
   }
 
   /** `misc_cg_uncharge`. More than was charged is a warning in the kernel, and stays at zero here as there. */

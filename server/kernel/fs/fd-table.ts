@@ -32,7 +32,7 @@ export class FdTable {
         limit: String(NOFILE),
       });
     const fd = lowest <= FIRST_FD ? this.reserve() : this.firstFree(lowest);
-    if (fd === null) return new Failure('EMFILE', 'FD_TABLE_FULL', 'get_unused_fd_flags', { limit: String(NOFILE) });
+    if (fd === null) return FdTable.full();
     this.open.set(fd, { file, closeOnExec });
     return fd;
   }
@@ -47,6 +47,16 @@ export class FdTable {
     const before = this.open.get(fd)?.file ?? null;
     this.open.set(fd, { file, closeOnExec });
     return before;
+  }
+
+  /** What `install` says when it has no number left. */
+  static full(): Failure {
+    return new Failure('EMFILE', 'FD_TABLE_FULL', 'get_unused_fd_flags', { limit: String(NOFILE) });
+  }
+
+  /** Descriptors that can be installed now. */
+  get room(): number {
+    return NOFILE - FIRST_FD - this.open.size;
   }
 
   /** True if `install` would succeed: KVM reserves a number before it makes the object. */

@@ -1,15 +1,15 @@
 import type {
-  GetIdentityResponse,
   GuestDescriptionInit,
   MigrationLimits,
   MigrationPeer,
+  ReceiveVmResponse,
   VerdictInit,
 } from '../../../gen/messages.js';
 import { MigrationService } from '../../../gen/services.js';
-import { Failure, failed, type Result } from '../../kernel/failure.js';
-import { fingerprint } from '../../migration/identity.js';
+import { type Failure, failed, type Result } from '../../kernel/failure.js';
 import { DaemonClient } from './daemon-client.js';
 import type { MigrationHost } from './migration-host.js';
+import { probe } from './probe.js';
 import type { Session } from './session.js';
 import type { Sessions } from './sessions.js';
 import { explained } from './unreachable.js';
@@ -91,30 +91,35 @@ export interface DestinationAnswer {
   readonly target: Uint8Array;
 }
 
-/** EACCES: one of the two daemons does not know the other. */
-const checkAcquaintance = (
-  { identity, peers, unsealed }: MigrationHost,
-  address: string,
-  other: GetIdentityResponse,
-): Failure | null => {
-  const own = fingerprint(identity.publicKey);
-  const refuse = (daemon: string, unknown: string): Failure =>
-    new Failure('EACCES', 'PEER_NOT_ALLOWED', 'simkvmd', { daemon, peer: unknown, allowed: 'those of --peer and AllowPeer' });
-  if (unsealed) return null;
-  if (!peers.has(other.fingerprint)) return refuse('this one', other.fingerprint);
-  return other.peers.includes(own) ? null : refuse(address, own);
-};
+const answerOf = ({ verdict, target }: ReceiveVmResponse): DestinationAnswer => ({ verdict, target: new Uint8Array(target) });
 
-/** Whether the other daemon would receive such a guest from this one. EACCES, EHOSTUNREACH. */
+/**
+ * Whether the other daemon would receive such a guest from this one, found out as `summonDestination` goes about it: it is asked to
+ * look whether it could pull; where it cannot reach this one, this one looks whether it could push. EACCES, EHOSTUNREACH and
+ * whatever the call would be refused with.
+ */
 export const askDestination = async (
-  { host: { migration } }: Sessions,
+  { host }: Sessions,
   { address, process }: MigrationPeer,
   validate: GuestDescriptionInit,
+  push: boolean,
 ): Promise<Result<DestinationAnswer>> => {
+  const { migration } = host;
   const daemon = new DaemonClient(migration, address);
+  if (!push && migration.advertise !== null) {
+    const from = { address: migration.advertise };
+    const pulls = await daemon.call(MigrationService.receiveVm, process, { validate, from });
+    if (!failed(pulls)) return answerOf(pulls);
+    if (pulls.errno !== 'EHOSTUNREACH') return pulls;
+  }
   const answer = await daemon.call(MigrationService.receiveVm, process, { validate });
-  if (failed(answer)) return located(migration, answer, 'to.address');
-  const other = await daemon.call(MigrationService.getIdentity, process, {});
-  if (failed(other)) return located(migration, other, 'to.address');
-  return checkAcquaintance(migration, address, other) ?? { verdict: answer.verdict, target: new Uint8Array(answer.target) };
+  const failure = failed(answer) ? answer : await probe(host, address, 'destination');
+  if (failure !== null) return located(migration, failure, 'to.address');
+  return failed(answer) ? answer : answerOf(answer);
+};
+
+/** Whether this daemon could pull a guest from the other one, as far as it can be said without a session. */
+export const askSource = async ({ host }: Sessions, address: string): Promise<Failure | null> => {
+  const failure = await probe(host, address, 'source');
+  return failure === null ? null : located(host.migration, failure, 'from.address');
 };

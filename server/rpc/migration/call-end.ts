@@ -77,8 +77,9 @@ export const failureOf = (address: string, end: CallEnd): Failure => {
   if (info !== null) {
     const { reason, metadata } = info;
     const { errno, errno_number: _number, ioctl: _ioctl, kernel_ref: ref = 'simkvmd', fw_error: fwError, ...rest } = metadata;
+    // Whichever daemon has refused, where the one that was called has called another.
     if (isErrno(errno))
-      return new Failure(errno, reason, ref, { ...rest, daemon: address }, fwError === undefined ? undefined : Number(fwError));
+      return new Failure(errno, reason, ref, { daemon: address, ...rest }, fwError === undefined ? undefined : Number(fwError));
   }
   const { code, details } = end;
   if (UNREACHABLE.has(code))

@@ -86,6 +86,7 @@ export const guestDescriptionOf = (message: DescriptionMessage): Result<GuestDes
       ...{ address, length, datamatch, pio, count },
     })),
     irqfds: message.irqfds.map(({ gsi, resample, count }) => ({ gsi, resample, count })),
+    touchedPages: Number(message.touched_pages),
   };
 };
 
@@ -104,4 +105,5 @@ export const guestDescriptionMessage = (guest: GuestDescription): GuestDescripti
   slots: guest.slots.map(({ userspaceAddress, ...slot }) => ({ ...slot, userspace_addr: userspaceAddress })),
   ioeventfds: guest.ioeventfds,
   irqfds: guest.irqfds,
+  touched_pages: guest.touchedPages,
 });

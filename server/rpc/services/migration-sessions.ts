@@ -22,7 +22,7 @@ import { because } from '../../migration/reason.js';
 import { outcomeOf } from '../await-outcome.js';
 import { type Caller, type Host, method, type Reply, refused, reply } from '../call.js';
 import { checkAddress, dialable } from '../migration/address.js';
-import { askDestination, summonDestination, summonSource } from '../migration/begin-migration.js';
+import { askDestination, askSource, summonDestination, summonSource } from '../migration/begin-migration.js';
 import { copyLimits } from '../migration/copy-limits.js';
 import { guestDescriptionMessage, guestDescriptionOf } from '../migration/description-codec.js';
 import { createDestinationHalf } from '../migration/destination-half.js';
@@ -102,14 +102,14 @@ function* validateSend(
   sessions: Sessions,
   vm: Vm,
   unfit: Failure | null,
-  { to }: SendVmRequest,
+  { to, push }: SendVmRequest,
 ): MightSleep<Reply<SendVmResponseInit>> {
   const refusal = whyNotSent(vm) ?? unfit ?? whyTargetRefused(vm, null);
   if (refusal !== null || to === null) return reply({ verdict: verdictOf(refusal) });
   const description = describeGuest(vm);
   if (failed(description)) return reply({ verdict: verdictOf(description) });
-  const answer = yield* outcomeOf('SendVm', askDestination(sessions, to, guestDescriptionMessage(description)));
-  if (failed(answer)) return answer.errno === 'EACCES' ? reply({ verdict: verdictOf(answer) }) : refused(answer);
+  const answer = yield* outcomeOf('SendVm', askDestination(sessions, to, guestDescriptionMessage(description), push));
+  if (failed(answer)) return reply({ verdict: verdictOf(answer) });
   const { verdict, target } = answer;
   // Much may have happened to the VM since.
   return reply({ verdict: verdict?.allowed ? verdictOf(whyNotSent(vm) ?? whyTargetRefused(vm, target)) : verdict });
@@ -154,13 +154,21 @@ function* sendAnswer({ id, answer }: Session): MightSleep<Reply<SendVmResponseIn
   return failure === null ? reply({ session: id }) : refused(failure);
 }
 
-const validateReceive = (host: Host, message: NonNullable<ReceiveVmRequest['validate']>): Reply<ReceiveVmResponseInit> => {
+function* validateReceive(
+  sessions: Sessions,
+  { process }: Task,
+  message: NonNullable<ReceiveVmRequest['validate']>,
+  from: string | null,
+): MightSleep<Reply<ReceiveVmResponseInit>> {
   const description = guestDescriptionOf(message);
   if (failed(description)) return refused(description);
-  const target = targetOf(host.kernel, description);
-  const refusal = host.migration.ledger.unwritable ?? whyNotReceived(host.kernel, description) ?? target;
+  const { kernel, migration } = sessions.host;
+  if (migration.ledger.unwritable !== null) return refused(migration.ledger.unwritable);
+  const unreached = from === null ? null : yield* outcomeOf('ReceiveVm', askSource(sessions, from));
+  if (unreached !== null) return refused(unreached);
+  const refusal = whyNotReceived(kernel, process, description) ?? targetOf(kernel, description);
   return failed(refusal) ? reply({ verdict: verdictOf(refusal) }) : reply({ verdict: verdictOf(null), target: refusal });
-};
+}
 
 function* receiveVm(
   sessions: Sessions,
@@ -170,11 +178,11 @@ function* receiveVm(
 ): MightSleep<Reply<ReceiveVmResponseInit>> {
   const { session: id, from, from_fd, limits, validate } = request;
   const { kernel, migration } = sessions.host;
-  if (validate !== null) return validateReceive(sessions.host, validate);
   const wanted = copyLimits(limits);
   if (failed(wanted)) return refused(wanted);
   const address = from === null ? '' : dialable('from.address', from.address, caller.peer);
   if (failed(address)) return refused(address);
+  if (validate !== null) return yield* validateReceive(sessions, current, validate, from === null ? null : address);
   if (from === null && from_fd !== null) return refused(noSource(from_fd));
   const { process } = current;
   const { ledger } = migration;

@@ -18,7 +18,7 @@ const none = new Uint8Array(0);
 const description: GuestDescription = {
   ...{ kind: 'plain', vmType: 0, encryptedState: false, vmsaFeatures: 0n, irqchip: false, pit: false },
   ...{ pitSpeaker: false, bootCpuId: 0, tscKhz: 0 },
-  ...{ capabilities: [], vcpus: [], slots: [], ioeventfds: [], irqfds: [] },
+  ...{ capabilities: [], vcpus: [], slots: [], ioeventfds: [], irqfds: [], touchedPages: 0 },
 };
 
 /** A guest that touches nothing. */

@@ -90,11 +90,15 @@ describe("a dry run that asks the guest's platform", () => {
   });
 });
 
+/** What the process of a VMM would be told. */
+const refusalOf = ({ vmm }: SevRig, description: GuestDescription) =>
+  whyNotReceived(vmm.process.kernel, vmm.process.process, description);
+
 describe('a dry run on the destination', () => {
   const here = (): GuestDescription => described(plainGuest(createSevRig()).vm);
 
   it('finds nothing against a guest of a like host', () => {
-    expect(whyNotReceived(createSevRig().host.kernel, here())).toBeNull();
+    expect(refusalOf(createSevRig(), here())).toBeNull();
   });
 
   const toldOf = (...entries: readonly Parameters<typeof kvm_cpuid_entry2.encode>[0][]): GuestDescription => {
@@ -110,8 +114,8 @@ describe('a dry run on the destination', () => {
     ['wider physical addresses', { function: 0x8000_0008, eax: 52 }, /^physical addresses of 52 bits: this host has 48$/],
     ['wider linear addresses', { function: 0x8000_0008, eax: (64 << 8) | 48 }, /^linear addresses of 64 bits/],
   ])('refuses %s that this host does not have, and says which', (_what, entry, missing) => {
-    const { kernel } = createTestHost({ vendor: 'intel' });
-    expect(whyNotReceived(kernel, toldOf({ function: 1 }, entry))).toMatchObject({
+    const { kernel, process } = createTestHost({ vendor: 'intel' });
+    expect(whyNotReceived(kernel, process, toldOf({ function: 1 }, entry))).toMatchObject({
       reason: 'CPUID_NOT_SUPPORTED',
       details: { vcpu: '3', leaf: `0x${entry.function.toString(16)}`, missing: expect.stringMatching(missing) },
     });
@@ -119,13 +123,13 @@ describe('a dry run on the destination', () => {
 
   it('has nothing against what is told of the machine, and is no feature', () => {
     const topology = { function: 0xb, index: 1, eax: 4, ebx: 8, ecx: 0x201 };
-    expect(whyNotReceived(createSevRig().host.kernel, toldOf(topology, { function: 0x8000_0008, eax: 40, ecx: 7 }))).toBeNull();
+    expect(refusalOf(createSevRig(), toldOf(topology, { function: 0x8000_0008, eax: 40, ecx: 7 }))).toBeNull();
   });
 
   it('refuses memory that no guest can have', () => {
     const slot = { id: 0, gpa: 0, bytes: 2 ** 50, flags: 0, pinned: false, userspaceAddress: 0 };
     for (const bytes of [2 ** 50, 100, 0, -4096])
-      expect(whyNotReceived(createSevRig().host.kernel, { ...here(), slots: [{ ...slot, bytes }] })).toMatchObject({
+      expect(refusalOf(createSevRig(), { ...here(), slots: [{ ...slot, bytes }] })).toMatchObject({
         reason: 'GUEST_MEMORY_SIZE',
       });
   });

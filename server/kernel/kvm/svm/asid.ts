@@ -16,6 +16,12 @@ export interface AsidSpan {
 export const asidSpan = ({ count, minSev }: AsidRange, es: boolean): AsidSpan =>
   es ? { first: 1, last: Math.min(minSev - 1, count) } : { first: Math.max(minSev, 1), last: count };
 
+const noneOfClass = (es: boolean): Failure =>
+  new Failure('ENOTTY', 'NO_ASIDS_OF_CLASS', 'sev_asid_new', { class: miscResource(es) });
+
+const exhausted = ({ first, last }: AsidSpan): Failure =>
+  new Failure('EBUSY', 'ASIDS_EXHAUSTED', 'sev_asid_new', { first: String(first), last: String(last) });
+
 export interface AsidAllocatorOptions {
   readonly range: AsidRange;
   /** WBINVD on all CPUs and DF_FLUSH; a failure leaves the freed ASIDs unusable. */
@@ -40,17 +46,26 @@ export class AsidAllocator {
   /** Charges `cgroup` and takes the lowest free ASID. ENOTTY: the host has none of this class; EBUSY: all are in use. */
   allocate(cgroup: MiscCgroup, es: boolean): Result<Asid> {
     const span = asidSpan(this.options.range, es);
-    if (span.first > span.last) return new Failure('ENOTTY', 'NO_ASIDS_OF_CLASS', 'sev_asid_new', { class: miscResource(es) });
+    if (span.first > span.last) return noneOfClass(es);
     const refused = cgroup.tryCharge(miscResource(es));
     if (refused !== null) return refused;
     const id = this.firstFree(span) ?? (this.reclaim(span) ? this.firstFree(span) : null);
     if (id === null) {
       cgroup.uncharge(miscResource(es));
-      return new Failure('EBUSY', 'ASIDS_EXHAUSTED', 'sev_asid_new', { first: String(span.first), last: String(span.last) });
+      return exhausted(span);
     }
     this.allocated.add(id);
     this.options.onAllocate(asid(id));
     return asid(id);
+  }
+
+  /** What `allocate` would say now, unless the flush of freed ASIDs fails; null: it would give one. Nothing is taken or charged. */
+  whyNone(cgroup: MiscCgroup, es: boolean): Failure | null {
+    const span = asidSpan(this.options.range, es);
+    if (span.first > span.last) return noneOfClass(es);
+    const refused = cgroup.whyRefused(miscResource(es));
+    if (refused !== null) return refused;
+    return this.firstFree(span) === null && !this.canReclaim(span) ? exhausted(span) : null;
   }
 
   free(id: Asid, cgroup: MiscCgroup, es: boolean): void {
@@ -65,12 +80,16 @@ export class AsidAllocator {
   }
 
   /** `__sev_recycle_asids`: one flush for all freed ASIDs of whatever class, if the wanted class has any. */
-  private reclaim({ first, last }: AsidSpan): boolean {
-    if (![...this.reclaimable].some((id) => id >= first && id <= last)) return false;
+  private reclaim(span: AsidSpan): boolean {
+    if (!this.canReclaim(span)) return false;
     if (this.options.flush() !== null) return false;
     for (const id of this.reclaimable) this.allocated.delete(id);
     this.reclaimable.clear();
     return true;
+  }
+
+  private canReclaim({ first, last }: AsidSpan): boolean {
+    return [...this.reclaimable].some((id) => id >= first && id <= last);
   }
 
   private firstFree({ first, last }: AsidSpan): number | null {

@@ -1,8 +1,10 @@
 import { SEV_FEATURE } from '../../../hardware/amd/vmsa.js';
 import { Failure, failed } from '../../failure.js';
+import type { Process } from '../../process/process.js';
 import { kvm_sev_init } from '../../uapi/sev-structs.js';
 import { VM_TYPE, type VmType } from '../vm.js';
 import { copyParams, type SevCall, type SevHandler } from './sev-command.js';
+import { type SevModule, sevNotEnabled } from './sev-module.js';
 import { allocateGuestRequestBuffers } from './snp/guest-request-buffers.js';
 
 const GHCB_VERSION_MAX = 2;
@@ -79,12 +81,22 @@ const initialise = (call: SevCall, request: InitRequest): Failure | null => {
   return null;
 };
 
+const esNotEnabled = (): Failure =>
+  new Failure('ENOTTY', 'SEV_ES_NOT_ENABLED', 'sev_mem_enc_ioctl', { allowed: 'a host with SEV-ES' });
+
+/** What a SEV or SEV-ES guest of a process would be refused with now for want of what the host has. Nothing is taken. */
+export const validateSevInit = (
+  { asids, enabled, esEnabled, kernel }: SevModule,
+  process: Process,
+  es: boolean,
+): Failure | null =>
+  !enabled ? sevNotEnabled() : es && !esEnabled ? esNotEnabled() : asids.whyNone(kernel.miscCgroups.of(process), es);
+
 /** KVM_SEV_INIT and KVM_SEV_ES_INIT (`sev_guest_init`): only for VMs of type DEFAULT. */
 const legacyInit =
   (es: boolean): SevHandler =>
   (call) => {
-    if (es && !call.module.esEnabled)
-      return new Failure('ENOTTY', 'SEV_ES_NOT_ENABLED', 'sev_mem_enc_ioctl', { allowed: 'a host with SEV-ES' });
+    if (es && !call.module.esEnabled) return esNotEnabled();
     if (call.vm.type !== VM_TYPE.DEFAULT)
       return new Failure('EINVAL', 'VM_TYPE_NOT_DEFAULT', 'sev_guest_init', { field: 'type', given: String(call.vm.type) });
     return initialise(call, {

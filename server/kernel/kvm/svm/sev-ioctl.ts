@@ -17,7 +17,7 @@ import {
   launchStart,
   launchUpdateData,
 } from './sev-launch.js';
-import type { SevModule } from './sev-module.js';
+import { type SevModule, sevNotEnabled } from './sev-module.js';
 import { receiveFinish, receiveStart, receiveUpdateData } from './sev-receive.js';
 import { sendCancel, sendFinish, sendStart, sendUpdateData } from './sev-send.js';
 import { launchUpdateVmsa } from './sev-vcpu.js';
@@ -78,7 +78,7 @@ const admit = (vm: Vm, id: number): Failure | null => {
  * `kvm_sev_cmd` goes back after every known command, so that `error` is seen on failure too.
  */
 export function* sevMemEncIoctl(module: SevModule, current: Task, vm: Vm, arg: IoctlArg): MightSleep<Result<number>> {
-  if (!module.enabled) return new Failure('ENOTTY', 'SEV_NOT_ENABLED', KERNEL_REF, { allowed: 'a host with SEV enabled' });
+  if (!module.enabled) return sevNotEnabled();
   if (arg.value === 0n) return 0;
   const bytes = arg.user.copyIn(arg.value, kvm_sev_cmd.size);
   if (failed(bytes)) return bytes;

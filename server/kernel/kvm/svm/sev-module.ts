@@ -2,6 +2,7 @@ import type { AmdPlatform } from '../../../hardware/amd/platform.js';
 import { SNP_POLICY } from '../../../hardware/amd/snp/snp-policy.js';
 import { SEV_FEATURE } from '../../../hardware/amd/vmsa.js';
 import type { Psp } from '../../drivers/ccp/psp.js';
+import { Failure } from '../../failure.js';
 import type { Kernel } from '../../kernel.js';
 import { VM_TYPE, type Vm } from '../vm.js';
 import { AsidAllocator, asidSpan } from './asid.js';
@@ -35,6 +36,10 @@ export interface SevModule {
   /** `snp_supported_policy_bits`: what KVM_SEV_SNP_LAUNCH_START may have in its policy. */
   readonly snpPolicyBits: bigint;
 }
+
+/** What every memory-encryption ioctl says where SEV is switched off. */
+export const sevNotEnabled = (): Failure =>
+  new Failure('ENOTTY', 'SEV_NOT_ENABLED', 'sev_mem_enc_ioctl', { allowed: 'a host with SEV enabled' });
 
 /** Bit n: VM type n has an encryption context of its own that this host offers. */
 export const sevVmTypes = ({ enabled, esEnabled, snpEnabled }: SevModule): number =>

@@ -11,6 +11,7 @@ import { copyEncContext } from './sev-copy.js';
 import { sevVmDestroy } from './sev-destroy.js';
 import { handleVmgexit } from './sev-es.js';
 import { isSevEsGuest, isSevSnpGuest, SevInfo, toSevInfo } from './sev-info.js';
+import { validateSevInit } from './sev-init.js';
 import { sevMemEncIoctl } from './sev-ioctl.js';
 import { createSevModule, sevVmTypes, writebackCaches } from './sev-module.js';
 import { moveEncContext, validateMove } from './sev-move.js';
@@ -49,6 +50,7 @@ export const createSvmOps = (kernel: Kernel): KvmX86Ops => {
     vcpuFree: (vcpu) => sevVcpuFree(module, vcpu),
 
     memEncIoctl: (current, vm, arg) => sevMemEncIoctl(module, current, vm, arg),
+    validateMemEncInit: (process, es) => validateSevInit(module, process, es),
     memEncRegisterRegion: (current, vm, address, size) => registerRegion(module, current, vm, address, size),
     memEncUnregisterRegion: (current, vm, address, size) => unregisterRegion(module, current, vm, address, size),
     vmCopyEncContextFrom: (current, vm, sourceFd) => copyEncContext(module, sevTwoVmLock, current, vm, sourceFd),

@@ -5,6 +5,7 @@ import type { Gfn, Gpa } from '../../../hardware/units.js';
 import type { Failure, Result } from '../../failure.js';
 import type { IoctlArg } from '../../fs/ioctl-arg.js';
 import type { Page } from '../../mm/page.js';
+import type { Process } from '../../process/process.js';
 import type { Task } from '../../sched/task.js';
 import type { MightSleep } from '../../sched/wait.js';
 import type { MovePhase } from '../move-phase.js';
@@ -39,6 +40,8 @@ export interface KvmX86Ops {
 
   /** `mem_enc_ioctl`, with the VM gate passed and no lock held. */
   memEncIoctl?(current: Task, vm: Vm, arg: IoctlArg): MightSleep<Result<number>>;
+  /** What would keep a new VM of a process from becoming an encrypted guest now, without any effect. */
+  validateMemEncInit?(process: Process, encryptedState: boolean): Failure | null;
   /** `vcpu_mem_enc_ioctl`. */
   vcpuMemEncIoctl?(current: Task, vcpu: Vcpu, arg: IoctlArg): MightSleep<Result<number>>;
   /** `mem_enc_register_region`; `kvm_enc_region` has been copied in. */

@@ -66,6 +66,7 @@ const description: fc.Arbitrary<GuestDescription> = fc.record({
   slots: fc.array(slot, { maxLength: 3 }),
   ioeventfds: fc.array(ioeventfd, { maxLength: 3 }),
   irqfds: fc.array(fc.record({ gsi: u32, resample: fc.boolean(), count: u64 }), { maxLength: 3 }),
+  touchedPages: fc.maxSafeNat(),
 });
 
 const run = fc.record({ first: fc.nat({ max: 2 ** 39 }), count: fc.integer({ min: 1, max: 2 ** 39 }) });
