@@ -1,4 +1,4 @@
-import { blob, u32, u64, viewOf } from './bytes.js';
+import { blob, lengthMistake, u32, u64, viewOf } from './bytes.js';
 
 /** What a SEV-SNP attestation report says (SNP ABI, table 23): versions 2 to 5. */
 export interface AttestationReport {
@@ -36,9 +36,21 @@ const VERSIONS: readonly number[] = [2, 3, 4, 5];
 const ECDSA_P384_SHA384 = 1;
 const SIGNING_KEYS: Readonly<Record<number, AttestationReport['signingKey']>> = { 0: 'VCEK', 1: 'VLEK', 7: 'none' };
 
+/** Bytes of a response's head: STATUS and the report's length. */
+const RESPONSE_HEADER = 32;
+
+/** Where the report is in something longer. */
+const withinOf = (bytes: Uint8Array): string => {
+  if (bytes.length >= RESPONSE_HEADER + REPORT_LENGTH && u32(bytes, 4) === REPORT_LENGTH)
+    return `: it is a response, which has the report behind its first ${RESPONSE_HEADER} bytes`;
+  return bytes.length > REPORT_LENGTH && VERSIONS.includes(u32(bytes, 0))
+    ? ': what is behind the report does not belong to it'
+    : '';
+};
+
 /** Reads a report; whether it is genuine is another question. @throws RangeError if it is none of a known version */
 export const parseReport = (bytes: Uint8Array): AttestationReport => {
-  if (bytes.length !== REPORT_LENGTH) throw new RangeError(`no report: ${bytes.length} bytes instead of ${REPORT_LENGTH}`);
+  if (bytes.length !== REPORT_LENGTH) throw new RangeError(`no report: ${lengthMistake(bytes, REPORT_LENGTH)}${withinOf(bytes)}`);
   const version = u32(bytes, 0);
   if (!VERSIONS.includes(version))
     throw new RangeError(`a report of version ${version}, not of one from ${VERSIONS[0]} to ${VERSIONS.at(-1)}`);

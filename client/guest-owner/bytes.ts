@@ -28,10 +28,22 @@ export const isZero = (bytes: Uint8Array): boolean => bytes.every((byte) => byte
 
 export const equal = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
 
+/** For whoever gives bytes as text, which QEMU and other tools print blobs as: in which form `length` of them are there. */
+const textOf = (bytes: Uint8Array, length: number): string => {
+  if (bytes.length < length || bytes.length > 3 * length) return '';
+  const text = Buffer.from(bytes).toString('latin1').replace(/\s/g, '');
+  const form = text.length === 2 * length && /^[\da-f]*$/i.test(text) ? 'hex' : 'base64';
+  if (form === 'base64' && !/^[\da-z+/]*={0,2}$/i.test(text)) return '';
+  return Buffer.from(text, form).length === length ? `, which are ${length} in ${form}: decode it` : '';
+};
+
+/** `3 bytes instead of 16`, and what may be the matter. */
+export const lengthMistake = (bytes: Uint8Array, length: number): string =>
+  `${bytes.length} byte${bytes.length === 1 ? '' : 's'} instead of ${length}${textOf(bytes, length)}`;
+
 /** @throws RangeError that names what has another length */
 export const requireLength = (what: string, bytes: Uint8Array, length: number): void => {
-  if (bytes.length !== length)
-    throw new RangeError(`${what} has ${bytes.length} byte${bytes.length === 1 ? '' : 's'} instead of ${length}`);
+  if (bytes.length !== length) throw new RangeError(`${what} has ${lengthMistake(bytes, length)}`);
 };
 
 export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');

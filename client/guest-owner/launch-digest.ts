@@ -18,6 +18,9 @@ export interface MeasuredVcpus {
   readonly cpuSignature: number;
 }
 
+/** `KVM_MAX_VCPUS` at most. */
+const VCPUS_MAX = 4096;
+
 /** What LAUNCH_UPDATE_DATA takes whole numbers of. */
 const BLOCK = 16;
 
@@ -42,7 +45,7 @@ export const sevLaunchDigest = (image: LaunchImage): Uint8Array => launchDigest(
 
 /** The save areas of a guest's vCPUs at reset: the boot processor's, then those of the others. */
 export const vmsaPages = (resetEip: number | null, { count, cpuSignature }: MeasuredVcpus, sevFeatures: bigint): Uint8Array[] => {
-  if (count < 1) throw new RangeError(`a guest has one vCPU or more, not ${count}`);
+  if (count < 1 || count > VCPUS_MAX) throw new RangeError(`a guest has 1 to ${VCPUS_MAX} vCPUs, not ${count}`);
   if (count > 1 && resetEip === null) throw new RangeError('this OVMF image does not say where application processors begin');
   return Array.from({ length: count }, (_, index) =>
     createVmsa({ eip: index === 0 ? BSP_EIP : (resetEip ?? 0), sevFeatures, cpuSignature }),

@@ -56,7 +56,11 @@ const rootCheck = (root: X509Certificate, trusted: X509Certificate): Check => {
   const [found, wanted] = [keyFingerprint(root), keyFingerprint(trusted)];
   const name = 'the chain ends in the trusted root';
   if (found === wanted) return { name, ok: true };
-  return { name, ok: false, detail: `it ends in the key ${found} of ${nameOf(root.subject)}, not in ${wanted}` };
+  return {
+    name,
+    ok: false,
+    detail: `it ends in the key ${found} of ${nameOf(root.subject)}, not in ${wanted} of ${nameOf(trusted.subject)}`,
+  };
 };
 
 const checkChain = ({ leaf, intermediate, root }: Chain, { at, trustedRoot }: ChainOptions): Check[] => [

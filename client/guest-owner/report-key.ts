@@ -45,14 +45,35 @@ export const reportKeyExtensions = (certificate: X509Certificate): ReportKeyExte
   return { chipId: hardwareId === undefined ? null : identityOf(hardwareId), tcb: tcbOf(values) };
 };
 
-const PEM = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
+const PEM_BEGIN = '-----BEGIN CERTIFICATE-----';
+const PEM = /^-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/;
 
-/** The certificates of a file: PEM, any number of them, or one in DER. @throws RangeError if there is none */
+const readPem = (texts: readonly string[]): X509Certificate[] =>
+  texts.map((text, index) => {
+    const which = `certificate ${index + 1} of ${texts.length} (PEM)`;
+    const [whole] = PEM.exec(text) ?? [];
+    if (whole === undefined) throw new RangeError(`${which} is cut off: it has no end`);
+    try {
+      return new X509Certificate(whole);
+    } catch (error) {
+      throw new RangeError(`${which} is no X.509 certificate`, { cause: error });
+    }
+  });
+
+/** The certificates of a file: PEM, any number of them, or one in DER. @throws RangeError if there is none, or one is damaged */
 export const readCertificates = (file: Uint8Array): X509Certificate[] => {
-  const texts = Buffer.from(file).toString('latin1').match(PEM);
+  const [, ...texts] = Buffer.from(file).toString('latin1').split(PEM_BEGIN);
+  if (texts.length > 0) return readPem(texts.map((text) => PEM_BEGIN + text));
   try {
-    return texts === null ? [new X509Certificate(file)] : texts.map((text) => new X509Certificate(text));
+    return [new X509Certificate(file)];
   } catch (error) {
     throw new RangeError(`no X.509 certificates, neither PEM nor DER, in ${file.length} bytes`, { cause: error });
   }
+};
+
+/** The one certificate of a file. @throws RangeError if there are more, or none */
+export const readCertificate = (file: Uint8Array): X509Certificate => {
+  const [certificate, ...more] = readCertificates(file);
+  if (certificate === undefined || more.length > 0) throw new RangeError(`${more.length + 1} certificates, where one is wanted`);
+  return certificate;
 };

@@ -32,6 +32,10 @@ export interface SessionRequest {
   readonly random?: (length: number) => Uint8Array;
 }
 
+/** NODBG, NOKS, ES, NOSEND, DOMAIN and SEV, and the lowest version of the API above bit 15. */
+const POLICY_DEFINED = 0xffff_003f;
+const POLICY_RESERVED = 0xffc0;
+
 export const SESSION_LENGTH = 128;
 const CURVE = 'secp384r1';
 
@@ -45,8 +49,12 @@ export const wrappingKeysOf = (master: Uint8Array): { readonly kek: Uint8Array; 
   kik: deriveKey(master, 'sev-kik'),
 });
 
-/** Makes new transport keys and wraps them for a platform (SEV API, 2.2.5). @throws RangeError if `pdh` is no PDH certificate */
+/** Makes new transport keys and wraps them for a platform (SEV API, 2.2.5). @throws RangeError if `pdh` is no PDH certificate, or no platform takes the policy */
 export const createLaunchSession = ({ pdh, policy, random = randomBytes }: SessionRequest): LaunchSession => {
+  if ((policy & POLICY_RESERVED) !== 0)
+    throw new RangeError(
+      `the policy 0x${policy.toString(16)} has reserved bits; bits of 0x${POLICY_DEFINED.toString(16)} are allowed`,
+    );
   const { pubkey } = parseSevCertificate(pdh, 'PDH');
   const ecdh = createECDH(CURVE);
   ecdh.setPrivateKey(privateKey(random));

@@ -1,6 +1,6 @@
 import { blob, equal, hex, requireLength, u32 } from './bytes.js';
 import { verifyEc } from './ec-key.js';
-import { parseSevCertificate, SEV_CERTIFICATE_LENGTH, SEV_USAGE } from './sev-certificate.js';
+import { parseSevCertificate, SEV_CERTIFICATE_LENGTH, SEV_USAGE, type SevCertificate } from './sev-certificate.js';
 import { type Check, type Verdict, verdict } from './verdict.js';
 
 /** What KVM_SEV_GET_ATTESTATION_REPORT says of a SEV or SEV-ES guest (SEV API, 6.8). */
@@ -32,10 +32,16 @@ export const parseSevReport = (report: Uint8Array): SevAttestationReport => {
   requireLength('the report', report, REPORT_LENGTH);
   const [usage, algorithm] = [u32(report, 52), u32(report, 56)];
   if (usage !== SEV_USAGE.PEK)
-    throw new RangeError(`a report that is signed by a key of the usage 0x${usage.toString(16)}, not by a PEK`);
+    throw new RangeError(
+      `a report that is signed by a key of the usage 0x${usage.toString(16)}, not by a PEK (0x${SEV_USAGE.PEK.toString(16)})`,
+    );
   if (algorithm !== ECDSA_SHA256) throw new RangeError(`a report with the signature algorithm ${algorithm}, not ${ECDSA_SHA256}`);
   return { mnonce: blob(report, 0, 16), digest: blob(report, 16, 32), policy: u32(report, 48) };
 };
+
+/** The PEK's certificate, of itself or at the beginning of a chain. @throws RangeError if it is none */
+export const parsePek = (file: Uint8Array): SevCertificate =>
+  parseSevCertificate(file.subarray(0, SEV_CERTIFICATE_LENGTH), 'PEK');
 
 /**
  * A verdict on a report: for which nonce it is, and whether the owner of `pek` has signed it. Verify the chain of the PEK before.
@@ -50,7 +56,7 @@ export const judgeSevReport = (
 ): SevReportVerdict => {
   const report = parseSevReport(bytes);
   requireLength('the nonce', mnonce, MNONCE_LENGTH);
-  const { publicKey } = parseSevCertificate(pek.subarray(0, SEV_CERTIFICATE_LENGTH), 'PEK');
+  const { publicKey } = parsePek(pek);
   const checks: Check[] = [
     { name: 'the report is for this nonce', ok: equal(report.mnonce, mnonce), detail: hex(report.mnonce) },
     {

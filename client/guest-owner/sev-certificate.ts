@@ -1,6 +1,6 @@
 import { constants, createPublicKey, type KeyObject, verify } from 'node:crypto';
 import { type Root, rootOf } from './amd-roots.js';
-import { blob, equal, requireLength, reversed, u32, u32Bytes } from './bytes.js';
+import { blob, equal, lengthMistake, requireLength, reversed, u32, u32Bytes } from './bytes.js';
 import { decodeEcPublicKey, EC_PUBLIC_KEY_LENGTH, encodeEcPublicKey, verifyEc } from './ec-key.js';
 import { type Check, type Verdict, verdict } from './verdict.js';
 
@@ -27,14 +27,20 @@ export interface SevCertificate {
   readonly publicKey: KeyObject;
 }
 
+/** `its usage is 0x1002 (PEK), not 0x1003` */
+const usageMistake = (found: number, usage: SevUsage): string => {
+  const [name] = Object.entries(SEV_USAGE).find(([, value]) => value === found) ?? [null];
+  return `its usage is 0x${found.toString(16)}${name === null ? '' : ` (${name})`}, not 0x${SEV_USAGE[usage].toString(16)}`;
+};
+
 /** @throws RangeError if `bytes` are no certificate of that usage on a P-384 key */
 export const parseSevCertificate = (bytes: Uint8Array, usage: SevUsage): SevCertificate => {
   const refuse = (what: string): never => {
     throw new RangeError(`no ${usage} certificate: ${what}`);
   };
-  if (bytes.length !== SEV_CERTIFICATE_LENGTH) return refuse(`${bytes.length} bytes instead of ${SEV_CERTIFICATE_LENGTH}`);
-  if (u32(bytes, 0) !== 1) return refuse(`version ${u32(bytes, 0)}`);
-  if (u32(bytes, 8) !== SEV_USAGE[usage]) return refuse(`its usage is 0x${u32(bytes, 8).toString(16)}`);
+  if (bytes.length !== SEV_CERTIFICATE_LENGTH) return refuse(lengthMistake(bytes, SEV_CERTIFICATE_LENGTH));
+  if (u32(bytes, 0) !== 1) return refuse(`version ${u32(bytes, 0)}, not 1`);
+  if (u32(bytes, 8) !== SEV_USAGE[usage]) return refuse(usageMistake(u32(bytes, 8), usage));
   const pubkey = blob(bytes, PUBKEY_OFFSET, EC_PUBLIC_KEY_LENGTH);
   const publicKey = decodeEcPublicKey(pubkey) ?? refuse('its key is no point of P-384');
   return { usage, bytes: Uint8Array.from(bytes), apiMajor: bytes[4] ?? 0, apiMinor: bytes[5] ?? 0, pubkey, publicKey };
@@ -89,9 +95,9 @@ export const parseAmdCertificate = (bytes: Uint8Array, usage: 'ARK' | 'ASK'): Am
     throw new RangeError(
       `no ${usage} certificate: ${bytes.length} bytes, which are not 832 on a key of 2048 bits or 1600 on 4096`,
     );
-  if (u32(bytes, 0) !== 1) throw new RangeError(`no ${usage} certificate: version ${u32(bytes, 0)}`);
+  if (u32(bytes, 0) !== 1) throw new RangeError(`no ${usage} certificate: version ${u32(bytes, 0)}, not 1`);
   if (u32(bytes, 36) !== SEV_USAGE[usage])
-    throw new RangeError(`no ${usage} certificate: its usage is 0x${u32(bytes, 36).toString(16)}`);
+    throw new RangeError(`no ${usage} certificate: ${usageMistake(u32(bytes, 36), usage)}`);
   const number = (offset: number, length: number): string => {
     const bigEndian = reversed(bytes.subarray(offset, offset + length));
     const first = Math.max(
@@ -113,11 +119,36 @@ export const parseAmdCertificate = (bytes: Uint8Array, usage: 'ARK' | 'ASK'): Am
   };
 };
 
+const AMD_BUNDLE_LENGTHS: readonly number[] = [2 * 832, 2 * 1600];
+
 /** AMD's bundle of an ASK and an ARK, in this order. @throws RangeError */
-export const parseAmdBundle = (bytes: Uint8Array): { readonly ask: AmdCertificate; readonly ark: AmdCertificate } => ({
-  ask: parseAmdCertificate(bytes.subarray(0, bytes.length / 2), 'ASK'),
-  ark: parseAmdCertificate(bytes.subarray(bytes.length / 2), 'ARK'),
-});
+export const parseAmdBundle = (bytes: Uint8Array): { readonly ask: AmdCertificate; readonly ark: AmdCertificate } => {
+  if (!AMD_BUNDLE_LENGTHS.includes(bytes.length)) {
+    const form =
+      Buffer.from(bytes.subarray(0, 10)).toString('latin1') === '-----BEGIN'
+        ? ': it is PEM, and not the SEV API’s own format'
+        : '';
+    throw new RangeError(`no ASK and ARK: ${bytes.length} bytes, which are not 1664 on keys of 2048 bits or 3200 on 4096${form}`);
+  }
+  return {
+    ask: parseAmdCertificate(bytes.subarray(0, bytes.length / 2), 'ASK'),
+    ark: parseAmdCertificate(bytes.subarray(bytes.length / 2), 'ARK'),
+  };
+};
+
+/** PEK, OCA and CEK, one after the other. @throws RangeError */
+export const parsePlatformChain = (
+  bytes: Uint8Array,
+): { readonly pek: SevCertificate; readonly oca: SevCertificate; readonly cek: SevCertificate } => {
+  requireLength('the chain of PEK, OCA and CEK', bytes, 3 * SEV_CERTIFICATE_LENGTH);
+  const part = (index: number): Uint8Array =>
+    bytes.subarray(index * SEV_CERTIFICATE_LENGTH, (index + 1) * SEV_CERTIFICATE_LENGTH);
+  return {
+    pek: parseSevCertificate(part(0), 'PEK'),
+    oca: parseSevCertificate(part(1), 'OCA'),
+    cek: parseSevCertificate(part(2), 'CEK'),
+  };
+};
 
 const verifyPss = (signer: AmdCertificate, message: Uint8Array, signature: Uint8Array): boolean => {
   const options = { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RSA_PSS_SALTLEN_DIGEST };
@@ -161,13 +192,9 @@ export interface PlatformVerdict extends Verdict {
  * @throws RangeError if a certificate is none
  */
 export const verifyPlatform = ({ pdh, chain, cek, amd }: PlatformCertificates): PlatformVerdict => {
-  requireLength('the chain of PEK, OCA and CEK', chain, 3 * SEV_CERTIFICATE_LENGTH);
-  const part = (index: number): Uint8Array =>
-    chain.subarray(index * SEV_CERTIFICATE_LENGTH, (index + 1) * SEV_CERTIFICATE_LENGTH);
   const platform = parseSevCertificate(pdh, 'PDH');
-  const pek = parseSevCertificate(part(0), 'PEK');
-  const oca = parseSevCertificate(part(1), 'OCA');
-  const chip = parseSevCertificate(cek ?? part(2), 'CEK');
+  const { pek, oca, cek: exported } = parsePlatformChain(chain);
+  const chip = cek === undefined ? exported : parseSevCertificate(cek, 'CEK');
   const { ask, ark } = parseAmdBundle(amd);
   const checks: Check[] = [
     { name: 'the PEK has signed the PDH', ok: isSignedBy(platform, pek) },

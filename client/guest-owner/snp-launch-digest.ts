@@ -75,7 +75,19 @@ const UNREAD = {
 
 const isUnread = (type: number): type is keyof typeof UNREAD => type in UNREAD;
 
+/** KVM launches whole pages. */
+const requirePages = ({ gpa, size, type }: OvmfSection): void => {
+  if (gpa % PAGE !== 0 || size % PAGE !== 0)
+    throw new RangeError(
+      `the OVMF image has a section of type ${type} with 0x${size.toString(16)} bytes at 0x${gpa.toString(16)}, which are no whole pages of ${PAGE}`,
+    );
+};
+
+/** Bit 0 of SEV_FEATURES: SEV-SNP is active. */
+const SNP_ACTIVE = 1n;
+
 const updateSection = (digest: SnpLaunchDigest, section: OvmfSection, hashes: Uint8Array | null): void => {
+  requirePages(section);
   const { gpa, size, type } = section;
   if (isUnread(type)) digest.updateUnread(UNREAD[type], BigInt(gpa), size);
   else if (type !== OVMF_SECTION.KERNEL_HASHES) throw new RangeError(`the OVMF image has a section of the unknown type ${type}`);
@@ -99,6 +111,8 @@ const hashesPage = ({ hashTable, sections }: Ovmf, { boot }: LaunchImage): Uint8
  * @throws RangeError if the image is none, or has no place for the kernel's hashes
  */
 export const snpLaunchDigest = (image: LaunchImage, { vcpus, sevFeatures = 1n }: SnpLaunchOptions): Uint8Array => {
+  if ((sevFeatures & SNP_ACTIVE) === 0n)
+    throw new RangeError(`SEV_FEATURES are 0x${sevFeatures.toString(16)}, and bit 0 of a SEV-SNP guest's is 1`);
   const ovmf = parseOvmf(image.firmware);
   if (image.firmware.length % PAGE !== 0)
     throw new RangeError(`the OVMF image has ${image.firmware.length} bytes, which are no whole pages of ${PAGE}`);

@@ -3,7 +3,7 @@ import { type AttestationReport, parseReport } from './attestation-report.js';
 import { equal, hex, isZero, requireLength } from './bytes.js';
 import { verifyEc } from './ec-key.js';
 import { incomplete, type ReportKey, reportKeys } from './report-chain.js';
-import { type ReportKeyExtensions, readCertificates } from './report-key.js';
+import { type ReportKeyExtensions, readCertificate, readCertificates } from './report-key.js';
 import { type Check, type Verdict, verdict } from './verdict.js';
 
 /** What an owner demands of a report beside that it is genuine. Left out: not looked at. */
@@ -144,7 +144,7 @@ const keyFor = (
 export const createReportVerifier = (options: VerifyReportOptions): ((report: Uint8Array) => ReportVerdict) => {
   const { chain: files, trustedRoot: rootFile, at = new Date(), expected = {} } = options;
   requireExpectable(expected);
-  const [trustedRoot = null] = rootFile === undefined ? [] : readCertificates(rootFile);
+  const trustedRoot = rootFile === undefined ? null : readCertificate(rootFile);
   const keys = reportKeys(files.flatMap(readCertificates), { at, trustedRoot });
   return (bytes) => {
     const report = parseReport(bytes);

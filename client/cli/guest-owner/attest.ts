@@ -1,8 +1,22 @@
 import type { Command } from 'commander';
 import type { Root } from '../../guest-owner/amd-roots.js';
+import { parseReport } from '../../guest-owner/attestation-report.js';
 import { type Measured, verifyMeasurement } from '../../guest-owner/measurement.js';
-import { type ExpectedSevReport, judgeSevReport, type SevReportVerdict } from '../../guest-owner/sev-attestation-report.js';
-import { type PlatformCertificates, type PlatformVerdict, verifyPlatform } from '../../guest-owner/sev-certificate.js';
+import {
+  type ExpectedSevReport,
+  judgeSevReport,
+  parsePek,
+  parseSevReport,
+  type SevReportVerdict,
+} from '../../guest-owner/sev-attestation-report.js';
+import {
+  type PlatformCertificates,
+  type PlatformVerdict,
+  parseAmdBundle,
+  parsePlatformChain,
+  parseSevCertificate,
+  verifyPlatform,
+} from '../../guest-owner/sev-certificate.js';
 import type { Check, Verdict } from '../../guest-owner/verdict.js';
 import type { Expected, ReportVerdict } from '../../guest-owner/verify-report.js';
 import { fields } from '../output.js';
@@ -16,6 +30,8 @@ import {
   namedFileArgument,
   namedFileArguments,
   numberArgument,
+  reading,
+  vmplArgument,
 } from './files.js';
 import { runLocal } from './local-command.js';
 
@@ -66,16 +82,6 @@ const renderSevReport = (verdict: SevReportVerdict): string => {
 const renderPlatform = (verdict: PlatformVerdict): string =>
   `${fields([['root', rootText(verdict.root)]])}\n\n${renderVerdict('the platform')(verdict)}`;
 
-/** Every file is read once more by itself, so that the one without certificates is named. */
-const requireCertificates = (files: readonly NamedFile[], read: (file: Uint8Array) => unknown): void => {
-  for (const { path, bytes } of files)
-    try {
-      read(bytes);
-    } catch (error) {
-      throw error instanceof RangeError ? new RangeError(`${path}: ${error.message}`, { cause: error }) : error;
-    }
-};
-
 interface VerifyOptions extends GlobalOptions, Expected {
   readonly chain: readonly NamedFile[];
   readonly root?: NamedFile;
@@ -87,12 +93,24 @@ interface MeasurementOptions extends GlobalOptions, Measured {
 
 interface SevReportOptions extends GlobalOptions, ExpectedSevReport {
   readonly mnonce: Uint8Array;
-  readonly pek: Uint8Array;
+  readonly pek: NamedFile;
 }
 
-interface PlatformOptions extends GlobalOptions, Omit<PlatformCertificates, 'chain'> {
-  readonly certs: Uint8Array;
+interface PlatformOptions extends GlobalOptions {
+  readonly pdh: NamedFile;
+  readonly certs: NamedFile;
+  readonly cek?: NamedFile;
+  readonly amd: NamedFile;
 }
+
+/** Every file is read by itself before, so that a wrong one is named. */
+const platformCertificates = ({ pdh, certs, cek, amd }: PlatformOptions): PlatformCertificates => {
+  reading(pdh, (bytes) => parseSevCertificate(bytes, 'PDH'));
+  reading(certs, parsePlatformChain);
+  if (cek !== undefined) reading(cek, (bytes) => parseSevCertificate(bytes, 'CEK'));
+  reading(amd, parseAmdBundle);
+  return { pdh: pdh.bytes, chain: certs.bytes, amd: amd.bytes, ...(cek && { cek: cek.bytes }) };
+};
 
 /** `simkvm attest`: what a guest's owner verifies. */
 export const registerAttest = (program: Command, console: Console): void => {
@@ -100,7 +118,7 @@ export const registerAttest = (program: Command, console: Console): void => {
   attest
     .command('verify')
     .description('verify a SEV-SNP attestation report: signature, chain, and what is expected of it')
-    .argument('<report>', 'the report, 1184 bytes', fileArgument)
+    .argument('<report>', 'the report, 1184 bytes', namedFileArgument)
     .requiredOption(
       '--chain <file>',
       'certificates of VCEK or VLEK, ASK and ARK, PEM or DER; may be repeated',
@@ -112,18 +130,22 @@ export const registerAttest = (program: Command, console: Console): void => {
     .option('--host-data <hex>', 'expected host data; zeros follow', hexArgument)
     .option('--policy <number>', 'expected guest policy', bigintArgument)
     .option('--policy-forbids <bits>', 'bits of the guest policy that must be 0', bigintArgument)
-    .option('--vmpl <number>', 'expected VMPL', numberArgument)
-    .action((bytes: Uint8Array, _options, command: Command) => {
+    .option('--vmpl <number>', 'expected VMPL', vmplArgument)
+    .action((report: NamedFile, _options, command: Command) => {
       const { chain, root, ...options } = command.optsWithGlobals<VerifyOptions>();
       const expected: Expected = options;
       return runLocal(
         options,
         console,
         async () => {
-          const { readCertificates } = await import('../../guest-owner/report-key.js');
+          const { readCertificate, readCertificates } = await import('../../guest-owner/report-key.js');
           const { verifyReport } = await import('../../guest-owner/verify-report.js');
-          requireCertificates(root === undefined ? chain : [...chain, root], readCertificates);
-          const value = verifyReport(bytes, { chain: chain.map((file) => file.bytes), trustedRoot: root?.bytes, expected });
+          // Every file is read by itself before, so that a wrong one is named.
+          reading(report, parseReport);
+          for (const file of chain) reading(file, readCertificates);
+          if (root !== undefined) reading(root, readCertificate);
+          const files = chain.map(({ bytes }) => bytes);
+          const value = verifyReport(report.bytes, { chain: files, trustedRoot: root?.bytes, expected });
           return { value, ok: value.ok };
         },
         renderReport,
@@ -155,23 +177,25 @@ export const registerAttest = (program: Command, console: Console): void => {
   attest
     .command('sev-report')
     .description('verify an attestation report on a SEV or SEV-ES guest')
-    .argument('<report>', 'what KVM_SEV_GET_ATTESTATION_REPORT gave, 208 bytes', fileArgument)
+    .argument('<report>', 'what KVM_SEV_GET_ATTESTATION_REPORT gave, 208 bytes', namedFileArgument)
     .requiredOption('--mnonce <hex>', 'the nonce that the report was asked for with, 16 bytes', hexArgument)
     .requiredOption(
       '--pek <file>',
       'the PEK certificate, or the chain that begins with it and `attest platform` verifies',
-      fileArgument,
+      namedFileArgument,
     )
     .option('--digest <hex>', 'expected launch digest', hexArgument)
     .option('--policy <number>', 'expected guest policy', numberArgument)
-    .action((report: Uint8Array, _options, command: Command) => {
+    .action((report: NamedFile, _options, command: Command) => {
       const { mnonce, pek, ...options } = command.optsWithGlobals<SevReportOptions>();
       const expected: ExpectedSevReport = options;
       return runLocal(
         options,
         console,
         () => {
-          const value = judgeSevReport(report, mnonce, pek, expected);
+          reading(report, parseSevReport);
+          reading(pek, parsePek);
+          const value = judgeSevReport(report.bytes, mnonce, pek.bytes, expected);
           return { value, ok: value.ok };
         },
         renderSevReport,
@@ -180,17 +204,17 @@ export const registerAttest = (program: Command, console: Console): void => {
   attest
     .command('platform')
     .description("verify that a platform's PDH belongs to a genuine chip")
-    .requiredOption('--pdh <file>', 'the PDH certificate', fileArgument)
-    .requiredOption('--certs <file>', 'PEK, OCA and CEK, one after the other', fileArgument)
-    .option('--cek <file>', "the CEK certificate with the ASK's signature, if the chain has it without", fileArgument)
-    .requiredOption('--amd <file>', 'ASK and ARK, one after the other', fileArgument)
+    .requiredOption('--pdh <file>', 'the PDH certificate', namedFileArgument)
+    .requiredOption('--certs <file>', 'PEK, OCA and CEK, one after the other', namedFileArgument)
+    .option('--cek <file>', "the CEK certificate with the ASK's signature, if the chain has it without", namedFileArgument)
+    .requiredOption('--amd <file>', 'ASK and ARK, one after the other', namedFileArgument)
     .action((_options, command: Command) => {
-      const { certs: chain, ...options } = command.optsWithGlobals<PlatformOptions>();
+      const options = command.optsWithGlobals<PlatformOptions>();
       return runLocal(
         options,
         console,
         () => {
-          const value = verifyPlatform({ ...options, chain });
+          const value = verifyPlatform(platformCertificates(options));
           return { value, ok: value.ok };
         },
         renderPlatform,

@@ -1,4 +1,4 @@
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { DirectBoot } from '../../guest-owner/kernel-hashes.js';
 import { type LaunchImage, sevEsLaunchDigest, sevLaunchDigest } from '../../guest-owner/launch-digest.js';
 import { snpLaunchDigest } from '../../guest-owner/snp-launch-digest.js';
@@ -34,6 +34,16 @@ const imageOf = ({ ovmf, kernel, initrd, append }: ImageOptions): LaunchImage =>
 
 const vcpusOf = ({ vcpus, cpuSignature }: VcpuOptions) => ({ count: vcpus, cpuSignature });
 
+const CPU_MODELS = Object.keys(CPU_SIGNATURE).join(', ');
+
+/** EAX of CPUID leaf 1, or the CPU model of QEMU's that has it; versions of a model, such as EPYC-v4, have the same. */
+const cpuSignatureArgument = (text: string): number => {
+  const model = Object.entries(CPU_SIGNATURE).find(([name]) => name === text.replace(/-v\d+$/, ''));
+  if (model !== undefined) return model[1];
+  if (/^\d/.test(text)) return numberArgument(text);
+  throw new InvalidArgumentError(`'${text}' is no whole number from 0 to 0xffffffff, and none of ${CPU_MODELS}.`);
+};
+
 /** `simkvm digest`: the launch digest that a genuine launch of an image has. */
 export const registerDigest = (program: Command, console: Console): void => {
   const digest = program.command('digest').description('compute the launch digest of an image as QEMU launches it');
@@ -49,8 +59,8 @@ export const registerDigest = (program: Command, console: Console): void => {
     command
       .option('--vcpus <n>', 'number of vCPUs', numberArgument, 1)
       .addOption(
-        new Option('--cpu-signature <eax>', 'EAX of CPUID leaf 1')
-          .argParser(numberArgument)
+        new Option('--cpu-signature <eax>', `EAX of CPUID leaf 1, or a CPU model of QEMU's: ${CPU_MODELS}`)
+          .argParser(cpuSignatureArgument)
           .default(CPU_SIGNATURE.EPYC, `0x${CPU_SIGNATURE.EPYC.toString(16)}, EPYC`),
       );
   const print = <Options extends ImageOptions>(compute: (options: Options) => Uint8Array) =>

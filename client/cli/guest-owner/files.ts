@@ -1,5 +1,5 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 
 /** A file of the command line. */
@@ -19,6 +19,15 @@ export interface NamedFile {
 
 export const namedFileArgument = (path: string): NamedFile => ({ path, bytes: fileArgument(path) });
 
+/** What `read` makes of a file. @throws RangeError that names the file */
+export const reading = <T>({ path, bytes }: NamedFile, read: (bytes: Uint8Array) => T): T => {
+  try {
+    return read(bytes);
+  } catch (error) {
+    throw error instanceof RangeError ? new RangeError(`${path}: ${error.message}`, { cause: error }) : error;
+  }
+};
+
 /** For an option that may be given more than once. */
 export const namedFileArguments = (path: string, before: readonly NamedFile[] = []): NamedFile[] => [
   ...before,
@@ -27,7 +36,8 @@ export const namedFileArguments = (path: string, before: readonly NamedFile[] = 
 
 /** Bytes in hex. */
 export const hexArgument = (text: string): Uint8Array => {
-  if (!/^([0-9a-f]{2})+$/i.test(text)) throw new InvalidArgumentError(`'${text}' is no string of bytes in hex.`);
+  if (!/^([0-9a-f]{2})+$/i.test(text))
+    throw new InvalidArgumentError(`'${text}' is no string of bytes in hex: two digits each, without 0x.`);
   return new Uint8Array(Buffer.from(text, 'hex'));
 };
 
@@ -35,7 +45,7 @@ export const hexArgument = (text: string): Uint8Array => {
 export const numberArgument = (text: string): number => {
   const value = Number(text);
   if (text !== '' && Number.isInteger(value) && value >= 0 && value <= 0xffff_ffff) return value;
-  throw new InvalidArgumentError(`'${text}' is no whole number of 32 bits.`);
+  throw new InvalidArgumentError(`'${text}' is no whole number from 0 to 0xffffffff.`);
 };
 
 /** As `numberArgument`, of 8 bits. */
@@ -47,8 +57,23 @@ export const byteArgument = (text: string): number => {
 
 /** As `numberArgument`, of 64 bits. */
 export const bigintArgument = (text: string): bigint => {
-  if (/^(0x[0-9a-f]{1,16}|\d{1,19})$/i.test(text)) return BigInt(text);
-  throw new InvalidArgumentError(`'${text}' is no whole number of 64 bits.`);
+  const value = /^(0x[0-9a-f]+|\d+)$/i.test(text) ? BigInt(text) : -1n;
+  if (value >= 0n && value < 2n ** 64n) return value;
+  throw new InvalidArgumentError(`'${text}' is no whole number from 0 to 0xffffffffffffffff.`);
+};
+
+/** As `numberArgument`, of a virtual machine privilege level. */
+export const vmplArgument = (text: string): number => {
+  const value = numberArgument(text);
+  if (value <= 3) return value;
+  throw new InvalidArgumentError(`'${text}' is no VMPL: 0 to 3.`);
+};
+
+/** A folder, and those that it is in. One by one: where there can be none, `recursive` does not end. */
+const makeFolder = (path: string): void => {
+  if (existsSync(path)) return;
+  makeFolder(dirname(path));
+  mkdirSync(path);
 };
 
 /**
@@ -57,7 +82,7 @@ export const bigintArgument = (text: string): bigint => {
  */
 export const writeFiles = (folder: string, files: Readonly<Record<string, Uint8Array>>): Record<string, string> => {
   try {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     return Object.fromEntries(
       Object.entries(files).map(([name, contents]) => {
         const path = join(folder, name);

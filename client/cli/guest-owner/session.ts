@@ -1,12 +1,13 @@
 import type { Command } from 'commander';
 import { createLaunchSession } from '../../guest-owner/session.js';
+import { parseSevCertificate } from '../../guest-owner/sev-certificate.js';
 import { fields } from '../output.js';
 import type { Console, GlobalOptions } from '../session.js';
-import { fileArgument, numberArgument, writeFiles } from './files.js';
+import { type NamedFile, namedFileArgument, numberArgument, reading, writeFiles } from './files.js';
 import { runLocal } from './local-command.js';
 
 interface SessionOptions extends GlobalOptions {
-  readonly pdh: Uint8Array;
+  readonly pdh: NamedFile;
   readonly policy: number;
   readonly out: string;
 }
@@ -20,7 +21,7 @@ export const registerSession = (program: Command, console: Console): void => {
     .description(
       'make transport keys, and wrap them for a platform: session.bin and godh.cert are for it, tek.bin and tik.bin secret',
     )
-    .requiredOption('--pdh <file>', "the platform's PDH certificate, which `simkvm attest platform` verifies", fileArgument)
+    .requiredOption('--pdh <file>', "the platform's PDH certificate, which `simkvm attest platform` verifies", namedFileArgument)
     .requiredOption('--policy <number>', 'guest policy', numberArgument)
     .requiredOption('--out <folder>', 'where the files go')
     .action((_options, command: Command) => {
@@ -29,7 +30,8 @@ export const registerSession = (program: Command, console: Console): void => {
         options,
         console,
         () => {
-          const { session, certificate, keys } = createLaunchSession({ pdh, policy });
+          reading(pdh, (bytes) => parseSevCertificate(bytes, 'PDH'));
+          const { session, certificate, keys } = createLaunchSession({ pdh: pdh.bytes, policy });
           const files = { 'session.bin': session, 'godh.cert': certificate, 'tek.bin': keys.tek, 'tik.bin': keys.tik };
           return { value: writeFiles(out, files), ok: true };
         },

@@ -68,7 +68,8 @@ describe('launch digests of public images', () => {
         snpLaunchDigest({ firmware }, { vcpus: vcpus(count) });
     expect(snp(AMD_SEV().subarray(16))).toThrow('4080 bytes, which are no whole pages');
     expect(snp(new Uint8Array(4096))).toThrow('it has no SEV metadata');
-    expect(snp(AMD_SEV(), 0)).toThrow('one vCPU or more, not 0');
+    expect(snp(AMD_SEV(), 0)).toThrow('1 to 4096 vCPUs, not 0');
+    expect(snp(AMD_SEV(), 4097)).toThrow('1 to 4096 vCPUs, not 4097');
     expect(() => sevLaunchDigest({ firmware: new Uint8Array(0) })).toThrow('the firmware has 0 bytes');
     expect(() => sevLaunchDigest({ firmware: new Uint8Array(24) })).toThrow('the firmware has 24 bytes');
   });

@@ -22,6 +22,11 @@ import { expectedText, flipped, hex, unhex, vector } from './vectors.js';
 const AT = new Date('2024-06-01T00:00:00Z');
 const milanReport = () => unhex(new TextDecoder().decode(vector('snp-report/milan-v2-report.hex')).trim());
 const milanChain = () => [vector('snp-report/milan-vcek.der'), vector('snp-report/milan-ask-ark.pem')];
+/** Of ASK and ARK the latter. */
+const turinRoot = () => {
+  const chain = Buffer.from(vector('snp-report/turin-ask-ark.pem'));
+  return chain.subarray(chain.lastIndexOf('-----BEGIN'));
+};
 const gosevChain = () => [vector('snp-report/gosev-vcek.der'), vector('snp-report/milan-ask-ark.pem')];
 
 describe('public attestation reports', () => {
@@ -64,8 +69,7 @@ describe('public attestation reports', () => {
       'the chain is complete',
     ]);
     expect(failing({ chain: milanChain(), at: new Date('2010-01-01') })).toEqual(['the certificates are valid']);
-    const turin = vector('snp-report/turin-ask-ark.pem');
-    expect(failing({ chain: milanChain(), at: AT, trustedRoot: turin })).toEqual(['the chain ends in the trusted root']);
+    expect(failing({ chain: milanChain(), at: AT, trustedRoot: turinRoot() })).toEqual(['the chain ends in the trusted root']);
   });
 
   it('are held against what their owner expects', () => {
@@ -108,8 +112,8 @@ describe('public attestation reports', () => {
     expect(detailOf('the certificates are valid', { at: new Date('2010-01-01') })).toMatch(
       /^SEV-VCEK is from .* 2023 .* to .* 2030 /,
     );
-    const turin = vector('snp-report/turin-ask-ark.pem');
-    expect(detailOf('the chain ends in the trusted root', { trustedRoot: turin })).toContain('of ARK-Milan, not in');
+    const root = detailOf('the chain ends in the trusted root', { trustedRoot: turinRoot() });
+    expect(root).toMatch(/of ARK-Milan, not in [\da-f]{64} of ARK-Turin$/);
     expect(detailOf('the chain is complete', { chain: milanChain().slice(0, 1) })).toBe(
       'there is no certificate of the ASK, SEV-Milan',
     );
