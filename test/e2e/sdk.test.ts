@@ -7,20 +7,18 @@ import {
   EventFd,
   type Kvm,
   KvmCap,
-  KvmError,
   KvmExit,
   moveContext,
   type Process,
   SimKvm,
   startDaemon,
-  startWorld,
   tolerateMigratedVm,
   type Vcpu,
   Vm,
   VmState,
   validateMove,
 } from '../../client/index.js';
-import { startLossyProxy } from './sdk-proxy.js';
+import { expectNothingLeft } from './nothing-left.js';
 
 const PAGE = 4096;
 /** Where guest programs are put, below 64 KiB: vCPUs start in real mode. */
@@ -44,12 +42,9 @@ afterAll(async () => {
   await daemon.stop();
 });
 
-/** A test leaves nothing behind: no VM, no kernel memory, no finding. */
 afterEach(async () => {
   await process_?.[Symbol.asyncDispose]();
-  const { vms, kmem } = await simkvm.host.getHost();
-  expect({ vms, held: kmem.filter(({ charged_bytes }) => charged_bytes > 0n) }).toEqual({ vms: 0, held: [] });
-  expect((await simkvm.host.listFindings()).findings).toEqual([]);
+  await expectNothingLeft(simkvm);
 });
 
 const attach = async (name = 'vmm'): Promise<Process> => {
@@ -354,40 +349,6 @@ describe('a call', () => {
   });
 });
 
-describe('a reply that is lost on the way', () => {
-  it('is asked for again, and its call has been executed once', async () => {
-    await using proxy = await startLossyProxy(daemon.target);
-    await using remote = await SimKvm.connect(proxy.target);
-    const spawned = await remote.spawn('survivor');
-    const counter = await spawned.eventfd(0, EFD.NONBLOCK);
-    const lost = proxy.loseNextAnswer('every connection');
-    await Promise.all([counter.write(1), lost]);
-    expect(await counter.read()).toBe(1n);
-    await spawned.exit();
-  });
-
-  it('does not end the process: its lease has a connection of its own', async () => {
-    await using proxy = await startLossyProxy(daemon.target);
-    await using remote = await SimKvm.connect(proxy.target);
-    await using process = await remote.attach();
-    await using counter = await process.eventfd(0, EFD.NONBLOCK);
-    const lost = proxy.loseNextAnswer('its connection');
-    await Promise.all([counter.write(1), lost]);
-    expect(await counter.read()).toBe(1n);
-  });
-
-  it('of a process that ended with its connection is a loss, and says so', async () => {
-    await using proxy = await startLossyProxy(daemon.target);
-    await using remote = await SimKvm.connect(proxy.target);
-    const process = await remote.attach();
-    const lost = proxy.loseNextAnswer('every connection');
-    const failure = await process.eventfd().catch(KvmError.from);
-    await lost;
-    expect(failure).toMatchObject({ errno: null, reason: 'UNAVAILABLE' });
-    expect(await process.ended).toMatchObject({ kind: 'lost' });
-  });
-});
-
 describe('streams that are left early', () => {
   it('take their connection with them where they are too many, and not the process', async () => {
     await using process = await attach();
@@ -454,41 +415,3 @@ describe('a move of an encryption context', () => {
     expect((await source.try.checkExtension(KvmCap.KVM_CAP_NR_MEMSLOTS)).errno).toBe('EIO');
   });
 });
-
-describe('a daemon of a test’s own', () => {
-  it('comes with a connection and a process in one call, and is gone afterwards', async () => {
-    let pid = 0;
-    {
-      await using world = await startWorld({ args: ['--seed', 'mine', '--policy', 'VM_MOVED'] });
-      pid = world.daemon.pid;
-      const { seed } = await world.simkvm.host.getHost();
-      expect(seed).toBe('mine');
-      expect(await world.simkvm.host.setPostMovePolicy('VM_DEAD')).toBe('VM_MOVED');
-    }
-    expect(isRunning(pid)).toBe(false);
-  });
-
-  it('that cannot start says why', async () => {
-    await expect(startDaemon({ args: ['--vendor', 'cyrix'] })).rejects.toThrow(/simkvmd ended with status 1.*cyrix/s);
-  });
-
-  it('does not outlive a program that is killed', async () => {
-    const client = new URL('../../dist/client/index.js', import.meta.url);
-    const script = `
-      import { startDaemon } from ${JSON.stringify(client.href)};
-      console.log((await startDaemon()).pid);
-      setInterval(() => {}, 1000);`;
-    const child = spawn(process.execPath, ['--input-type=module', '--eval', script], { stdio: ['ignore', 'pipe', 'inherit'] });
-    const [line]: unknown[] = await once(child.stdout.setEncoding('utf8'), 'data');
-    child.kill('SIGKILL');
-    await expect.poll(() => isRunning(Number(line))).toBe(false);
-  });
-});
-
-const isRunning = (pid: number): boolean => {
-  try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
-  }
-};
