@@ -2,7 +2,7 @@ import { type ChildProcess, execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { introduce, type Migration, MigrationStanding, Vcpu, Vm } from '../../client/index.js';
-import { startTapProxy } from '../helpers/tap-proxy.js';
+import { startTapProxy, type TapProxy } from '../helpers/tap-proxy.js';
 import { type Host, largeGuest, plainGuest, runWhile, sevGuest, startHost, upTo } from './migrating-guest.js';
 
 const PROGRAM = 'dist/client/cli/main.js';
@@ -177,16 +177,19 @@ describe('simkvm, for guests that go to another host', () => {
       return { vm, memory };
     };
 
-    /** Begins to carry it, and is killed when half of it is there. @returns the proxy by which the source was dialled */
-    const carryHalf = async (session: string, fd: number, proxy: string, options: readonly string[]): Promise<void> => {
+    /** Begins to carry it, and is killed when half of it is there. */
+    const carryHalf = async (session: string, fd: number, proxy: TapProxy, options: readonly string[]): Promise<void> => {
+      // More than that does not come, however late the program is killed.
+      proxy.stallAfter(0.6 * BYTES);
       let kill = (): void => {};
-      const args = ['migrate', ...journey(fd), '--session', session, '--relay', ...limits, ...options, '--target', proxy];
+      const args = ['migrate', ...journey(fd), '--session', session, '--relay', ...limits, ...options, '--target', proxy.target];
       const ended = simkvm(args, (child) => {
         kill = () => void child.kill('SIGKILL');
       });
       await seen(there, session, ({ progress }) => (progress?.pages_sent ?? 0n) > BigInt(PAGES / 2));
       kill();
       await ended;
+      proxy.goOn();
     };
 
     it.each([
@@ -196,7 +199,7 @@ describe('simkvm, for guests that go to another host', () => {
       await using proxy = await startTapProxy(here.daemon.target);
       const { vm, memory } = await numberedGuest();
       const session = `taken-up-${name}`;
-      await carryHalf(session, vm.fd, proxy.target, options);
+      await carryHalf(session, vm.fd, proxy, options);
       await seen(here, session, (migration) => migration.phase === phase && !migration.connected);
       const ends = ['--process', here.process.token, '--to', there.daemon.target, '--to-process', there.process.token];
       const taken = await simkvm(['migrations', 'relay', session, ...ends, '--target', proxy.target, '--json']);
@@ -216,12 +219,16 @@ describe('simkvm, for guests that go to another host', () => {
     });
 
     it('is taken from a program that still carries it, by whichever host is named first', async () => {
+      await using proxy = await startTapProxy(here.daemon.target);
+      proxy.stallAfter(0.3 * BYTES);
       const { vm } = await numberedGuest();
       const session = 'taken-over';
-      const first = on(here, 'migrate', ...journey(vm.fd), '--session', session, '--relay', ...limits);
+      const first = simkvm(['migrate', ...journey(vm.fd), '--session', session, '--relay', ...limits, '--target', proxy.target]);
       await seen(there, session, ({ progress }) => (progress?.pages_sent ?? 0n) > 0n);
       const ends = ['--process', there.process.token, '--to', here.daemon.target, '--to-process', here.process.token];
       const second = on(there, 'migrations', 'relay', session, ...ends);
+      await seen(there, session, ({ progress }) => (progress?.pages_sent ?? 0n) > BigInt(PAGES / 2));
+      proxy.goOn();
       expect(await first).toMatchObject({ code: 1, stderr: expect.stringContaining('STREAM_REPLACED') });
       expect(await second).toMatchObject({
         code: 0,
