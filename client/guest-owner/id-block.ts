@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { blob, isZero, u32, u64 } from './bytes.js';
+import { blob, isZero, requireLength, u32, u64 } from './bytes.js';
 import { decodeEcPublicKey, EC_PUBLIC_KEY_LENGTH, verifyEc } from './ec-key.js';
 
 /** The identity that an owner signs for a SEV-SNP launch (SNP ABI, 8.18). */
@@ -16,6 +16,7 @@ export interface IdBlock {
 }
 
 const ID_BLOCK_LENGTH = 96;
+const ID_BLOCK_VERSION = 1;
 const ID_AUTH_LENGTH = 4096;
 const SIGNATURE_LENGTH = 512;
 
@@ -26,9 +27,14 @@ const isSigned = (message: Uint8Array, signature: Uint8Array, key: Uint8Array): 
 
 const keyDigest = (key: Uint8Array): Uint8Array => createHash('sha384').update(key).digest();
 
-/** What an ID block and its authentication information say, or null if a signature is wrong. */
+/**
+ * What an ID block and its authentication information say, or null if a signature is wrong.
+ * @throws RangeError if something has a length that it cannot have
+ */
 export const verifyIdBlock = (block: Uint8Array, auth: Uint8Array): IdBlock | null => {
-  if (block.length !== ID_BLOCK_LENGTH || auth.length !== ID_AUTH_LENGTH || u32(block, 80) !== 1) return null;
+  requireLength('the ID block', block, ID_BLOCK_LENGTH);
+  requireLength('the authentication information', auth, ID_AUTH_LENGTH);
+  if (u32(block, 80) !== ID_BLOCK_VERSION) return null;
   const idKey = blob(auth, 0x240, EC_PUBLIC_KEY_LENGTH);
   const authorKey = blob(auth, 0x880, EC_PUBLIC_KEY_LENGTH);
   const hasAuthor = !isZero(authorKey);

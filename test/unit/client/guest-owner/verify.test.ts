@@ -223,5 +223,7 @@ describe('public secrets and ID blocks', () => {
     for (let byte = 0; byte < block.length; byte++) expect(verifyIdBlock(flipped(block, byte * 8), auth)).toBeNull();
     for (const offset of [0x40, 0x88, 0x240 + 4, 0x680, 0x880 + 4])
       expect(verifyIdBlock(block, flipped(auth, offset * 8))).toBeNull();
+    expect(() => verifyIdBlock(block.subarray(1), auth)).toThrow('the ID block has 95 bytes instead of 96');
+    expect(() => verifyIdBlock(block, block)).toThrow('the authentication information has 96 bytes instead of 4096');
   });
 });
