@@ -4,6 +4,7 @@ import type { IoctlArg } from '../../fs/ioctl-arg.js';
 import type { Task } from '../../sched/task.js';
 import { type MightSleep, RESCHED } from '../../sched/wait.js';
 import { kvm_pre_fault_memory } from '../../uapi/kvm-structs.js';
+import type { StructValue } from '../../uapi/struct.js';
 import { copyStruct } from '../copy-struct.js';
 import type { Vcpu } from '../vcpu.js';
 
@@ -26,6 +27,20 @@ const preFault = (vcpu: Vcpu, address: Gpa): Failure | null => {
   return new Failure('ENOENT', 'NO_MEMSLOT', 'kvm_arch_vcpu_pre_fault_memory', { gpa: `0x${address.toString(16)}` });
 };
 
+/** Maps the pages of a range, whose beginning moves on with each. Null: all of them. */
+function* preFaultPages(current: Task, vcpu: Vcpu, range: StructValue<typeof kvm_pre_fault_memory>): MightSleep<Failure | null> {
+  for (let done = 1; range.size > 0n; done++) {
+    if (current.thread.signalPending) return new Failure('EINTR', 'SIGNAL_PENDING', 'kvm_vcpu_pre_fault_memory');
+    if (range.gpa >= GPA_END) return new Failure('ENOENT', 'NO_MEMSLOT', 'kvm_arch_vcpu_pre_fault_memory');
+    const stopped = preFault(vcpu, gpa(Number(range.gpa)));
+    if (stopped !== null) return stopped;
+    range.gpa += PAGE;
+    range.size -= PAGE;
+    if (done % PAGES_PER_TURN === 0) yield RESCHED;
+  }
+  return null;
+}
+
 /**
  * KVM_PRE_FAULT_MEMORY: maps pages before the guest touches them. What is left to do is written back; 0 if there was
  * some progress, whatever stopped it.
@@ -43,16 +58,7 @@ export function* preFaultMemory(current: Task, vcpu: Vcpu, arg: IoctlArg): Might
     });
   vcpu.vm.arch.mmu.load();
   const first = range.gpa;
-  let stopped: Failure | null = null;
-  for (let done = 1; range.size > 0n && stopped === null; done++) {
-    if (current.thread.signalPending) stopped = new Failure('EINTR', 'SIGNAL_PENDING', 'kvm_vcpu_pre_fault_memory');
-    else if (range.gpa >= GPA_END) stopped = new Failure('ENOENT', 'NO_MEMSLOT', 'kvm_arch_vcpu_pre_fault_memory');
-    else stopped = preFault(vcpu, gpa(Number(range.gpa)));
-    if (stopped !== null) break;
-    range.gpa += PAGE;
-    range.size -= PAGE;
-    if (done % PAGES_PER_TURN === 0) yield RESCHED;
-  }
+  const stopped = yield* preFaultPages(current, vcpu, range);
   const written = arg.user.copyOut(arg.value, kvm_pre_fault_memory.encode(range));
   if (written !== null) return written;
   return range.gpa === first && stopped !== null ? stopped : 0;
