@@ -28,7 +28,10 @@ describe('a daemon of a test’s own', () => {
       setInterval(() => {}, 1000);`;
     const child = spawn(process.execPath, ['--input-type=module', '--eval', script], { stdio: ['ignore', 'pipe', 'inherit'] });
     // A program that fails says nothing, and is not waited for.
-    const [line]: unknown[] = await Promise.race([once(child.stdout.setEncoding('utf8'), 'data'), once(child, 'exit').then(() => [])]);
+    const [line]: unknown[] = await Promise.race([
+      once(child.stdout.setEncoding('utf8'), 'data'),
+      once(child, 'exit').then(() => []),
+    ]);
     expect(isRunning(Number(line))).toBe(true);
     child.kill('SIGKILL');
     await expect.poll(() => isRunning(Number(line))).toBe(false);
