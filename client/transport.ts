@@ -39,7 +39,9 @@ export interface CallLimits {
   readonly alone?: boolean;
 }
 
-/** A call with a stream each way. Reading it gives what the host says; it throws KvmError, and cancels the call when it is left. */
+/**
+ * A call with a stream each way. Reading it gives what the host says; it throws KvmError, and cancels the call when it is left.
+ */
 export interface Duplex<ReqInit, Res> extends AsyncIterable<Res> {
   /** Resolves when there is room for the next message. After the call is over it does nothing. */
   send(request: ReqInit): Promise<void>;

@@ -17,7 +17,9 @@ export type Subject =
 export interface Row {
   readonly subject: Subject;
   readonly options: Omit<ScenarioOptions, 'image'> & { readonly image: string };
-  /** What the guest's owner found: the digest that the platform has signed, and whether the measurement is of the one expected. */
+  /**
+   * What the guest's owner found: the digest that the platform has signed, and whether the measurement is of the one expected.
+   */
   readonly launch: { readonly digest: string | null; readonly asExpected: boolean; readonly measurementVerifies: boolean };
   readonly move: {
     readonly errno: string | null;

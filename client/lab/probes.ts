@@ -87,7 +87,9 @@ const intruder = (address: number): Uint8Array => {
   return a.movImm(Register.EDX, SERIAL_PORT).outDxAl().hlt().encode(address);
 };
 
-/** A vCPU that is made after the move has a plain VMCB: it can be given any code, and sees the guest's memory as the host does. */
+/**
+ * A vCPU that is made after the move has a plain VMCB: it can be given any code, and sees the guest's memory as the host does.
+ */
 const createAndRun = async ({ source, note }: Zombie): Promise<void> => {
   const { vm, memory, process } = source;
   const vcpu = await note('KVM_CREATE_VCPU', vm.try.createVcpu(NEW_VCPU), ({ fd }) => `fd ${fd}`);

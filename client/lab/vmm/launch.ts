@@ -6,7 +6,9 @@ import { expectedSaveArea } from './vmsa.js';
 
 const NONCE_BYTES = 16;
 const MEASUREMENT_BYTES = 48;
-/** An attestation report, and a certificate of the platform's chain, the first of which is the PEK (SEV API, 6.8 and appendix C). */
+/**
+ * An attestation report, and a certificate of the platform's chain, the first of which is the PEK (SEV API, 6.8 and appendix C).
+ */
 const [REPORT_BYTES, CERTIFICATE_BYTES] = [208, 2084];
 
 /** What a launch was measured as. */

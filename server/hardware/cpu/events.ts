@@ -20,7 +20,9 @@ const TRAPS: readonly number[] = [Vector.DB, Vector.BP, Vector.OF];
 
 const isContributory = (vector: number): boolean => CONTRIBUTORY.includes(vector);
 
-/** The exception of an instruction: a non-canonical address is #SS where the stack was meant. Undefined: it could not be fetched. */
+/**
+ * The exception of an instruction: a non-canonical address is #SS where the stack was meant. Undefined: it could not be fetched.
+ */
 export function faultVector(fault: GuestFault, instruction: Instruction | undefined): number {
   if (!fault.nonCanonical || instruction === undefined) return fault.vector;
   const implicit =

@@ -63,7 +63,9 @@ export class GuestPhysicalMemory {
     return this.nested.map(gpa(address), access, encrypted);
   }
 
-  /** Asks the reverse map. False: the guest has not validated the page, which is #VC. Throws the exit if the page is none for it. */
+  /**
+   * Asks the reverse map. False: the guest has not validated the page, which is #VC. Throws the exit if the page is none for it.
+   */
   isValidated(frame: Frame, made: PhysicalAccess): boolean {
     if (this.reverseMap === null) return true;
     const { address, access, encrypted, user } = made;

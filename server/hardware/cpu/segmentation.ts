@@ -85,7 +85,10 @@ export function setRealSegment(core: Core, segment: number, selector: number): v
   core.deriveMode();
 }
 
-/** Makes a data segment unusable, and clears its base and limit (NullSelectorClearsBase, CPUID 8000_0021h EAX[6]: Zen 3 and later). */
+/**
+ * Makes a data segment unusable, and clears its base and limit (NullSelectorClearsBase, CPUID 8000_0021h EAX[6]: Zen 3 and
+ * later).
+ */
 export function setNullSegment(core: Core, segment: number, selector: number): void {
   const { state } = core;
   state.selector[segment] = selector;

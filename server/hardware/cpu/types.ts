@@ -36,7 +36,10 @@ export interface PhysicalMemory {
   map(address: Gpa, access: MemoryAccess, encrypted: boolean): MappedPage | NestedFault;
 }
 
-/** What the reverse map says of an access: nothing; that the guest has not validated the page (#VC); or that it is no page for it (#NPF). */
+/**
+ * What the reverse map says of an access: nothing; that the guest has not validated the page (#VC); or that it is no page for it
+ * (#NPF).
+ */
 export type ReverseMapVerdict = 'allowed' | 'not-validated' | 'fault';
 
 /** The reverse map of SEV-SNP, which the CPU consults with every translation (APM volume 2, 15.36). */

@@ -24,7 +24,9 @@ export const KMEM_SIZE = {
   kvm_io_bus: 24,
   /** `struct kvm_io_range`: address 8, length 4 (+4), device 8. */
   kvm_io_range: 24,
-  /** `struct _ioeventfd` (eventfd.c): list 16, addr 8, length 8, eventfd 8, datamatch 8, device 8, bus and wildcard 8. Counted. */
+  /**
+   * `struct _ioeventfd` (eventfd.c): list 16, addr 8, length 8, eventfd 8, datamatch 8, device 8, bus and wildcard 8. Counted.
+   */
   _ioeventfd: 64,
   /** `struct kvm_kernel_irqfd` (kvm_irqfd.h): wait entry, routing entry, two works, poll table, bypass consumer. Counted. */
   kvm_kernel_irqfd: 336,

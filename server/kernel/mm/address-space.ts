@@ -205,7 +205,9 @@ export class AddressSpace implements UserCopy {
     return this.faults.handle(address, write);
   }
 
-  /** Page numbers in [start, end) that have ever been touched, here or by another user of an object; some twice. Touches nothing. */
+  /**
+   * Page numbers in [start, end) that have ever been touched, here or by another user of an object; some twice. Touches nothing.
+   */
   *touchedPages(start: number, end: number): Generator<PageRun> {
     yield* this.ptes.runs(pageOf(start), pageOf(end));
     for (const area of this.areas.overlapping(start, end)) {

@@ -14,7 +14,10 @@ import type { Page } from './page.js';
 export interface PageProvider {
   /** A zeroed page with one reference. */
   allocate(): Result<Page>;
-  /** Keeps so many pages for an `allocate` of each that comes later (`hugetlb_acct_memory` does so). ENOMEM: there are not so many. */
+  /**
+   * Keeps so many pages for an `allocate` of each that comes later (`hugetlb_acct_memory` does so). ENOMEM: there are not so
+   * many.
+   */
   reserve(pages: number): Failure | null;
   /** So many are kept no longer: nobody needs them, or they are allocated next. */
   unreserve(pages: number): void;

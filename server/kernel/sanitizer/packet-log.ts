@@ -1,4 +1,6 @@
-/** Where the MAC stands in a packet's header. The IV is under it, so that it is another one for each packet, whatever that holds. */
+/**
+ * Where the MAC stands in a packet's header. The IV is under it, so that it is another one for each packet, whatever that holds.
+ */
 const MAC_OFFSET = 20;
 /**
  * 32-bit words of a MAC that are kept, of eight. They are compared all: that two packets agree in 128 bits of an HMAC, and one

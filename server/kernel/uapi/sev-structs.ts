@@ -251,7 +251,9 @@ export const sev_user_data_get_id2 = struct('sev_user_data_get_id2', 12, {
   length: u32(8),
 });
 
-/** SNP_PLATFORM_STATUS; packed. Bits of `rmp_flags`: 0 IS_RMP_INIT. Bits of `flags`: 0 MASK_CHIP_ID, 1 MASK_CHIP_KEY, 2 VLEK_EN. */
+/**
+ * SNP_PLATFORM_STATUS; packed. Bits of `rmp_flags`: 0 IS_RMP_INIT. Bits of `flags`: 0 MASK_CHIP_ID, 1 MASK_CHIP_KEY, 2 VLEK_EN.
+ */
 export const sev_user_data_snp_status = struct('sev_user_data_snp_status', 32, {
   api_major: u8(0),
   api_minor: u8(1),

@@ -93,7 +93,10 @@ const msrFilter: ArgCodec = {
   decode: (argument, inline) => decodeStruct(kvm_msr_filter, inline.contents(argument)),
 };
 
-/** KVM_SET_SIGNAL_MASK: the set of signals follows the length. Without the message the argument is NULL, which takes the mask away. */
+/**
+ * KVM_SET_SIGNAL_MASK: the set of signals follows the length. Without the message the argument is NULL, which takes the mask
+ * away.
+ */
 const signalMask: ArgCodec = {
   absent: 0n,
   encode: (message, inline) => {

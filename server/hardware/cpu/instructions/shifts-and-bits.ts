@@ -212,7 +212,9 @@ function bitString(core: Core, instruction: Instruction, update: BitUpdate | nul
 
 const trailingZeros = (value: number): number => 31 - Math.clz32(value & -value);
 
-/** BSF and BSR: zero sets ZF and leaves the destination alone (defined by AMD). The undefined flags: PF of the result, no other. */
+/**
+ * BSF and BSR: zero sets ZF and leaves the destination alone (defined by AMD). The undefined flags: PF of the result, no other.
+ */
 const bitScan =
   (forward: boolean) =>
   (core: Core, instruction: Instruction): Compiled => {

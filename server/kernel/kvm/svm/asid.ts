@@ -59,7 +59,9 @@ export class AsidAllocator {
     return asid(id);
   }
 
-  /** What `allocate` would say now, unless the flush of freed ASIDs fails; null: it would give one. Nothing is taken or charged. */
+  /**
+   * What `allocate` would say now, unless the flush of freed ASIDs fails; null: it would give one. Nothing is taken or charged.
+   */
   whyNone(cgroup: MiscCgroup, es: boolean): Failure | null {
     const span = asidSpan(this.options.range, es);
     if (span.first > span.last) return noneOfClass(es);

@@ -193,7 +193,10 @@ const takeRequest = (module: SevModule, current: Task, vcpu: Vcpu, ghcb: Gpa, pa
   return request;
 };
 
-/** `sev_es_sync_to_ghcb`: whatever the request, the guest finds four registers declared in its block, as it left them or with results. */
+/**
+ * `sev_es_sync_to_ghcb`: whatever the request, the guest finds four registers declared in its block, as it left them or with
+ * results.
+ */
 const syncRegisters = (page: Uint8Array, { rax, rbx, rcx, rdx }: GhcbRequest): void => {
   setGhcbField(page, GHCB.rax, rax ?? 0n);
   setGhcbField(page, GHCB.rbx, rbx ?? 0n);

@@ -131,7 +131,9 @@ const lengthAllowed = (uaddr: bigint, len: number, kernelRef: string): Failure |
     ? new Failure('EINVAL', 'BLOB_LENGTH', kernelRef, { field: 'len', given: String(len), allowed: `<= ${SEV_FW_BLOB_MAX_SIZE}` })
     : null;
 
-/** KVM_SEV_LAUNCH_MEASURE (`sev_launch_measure`). Length 0 asks for the length: EIO with the firmware's INVALID_LENGTH, and `len`. */
+/**
+ * KVM_SEV_LAUNCH_MEASURE (`sev_launch_measure`). Length 0 asks for the length: EIO with the firmware's INVALID_LENGTH, and `len`.
+ */
 export const launchMeasure: SevHandler = (call) => {
   const kernelRef = 'sev_launch_measure';
   const refused = requireSevGuest(call, kernelRef);

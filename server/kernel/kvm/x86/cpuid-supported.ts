@@ -121,5 +121,7 @@ const memoryEncryption = ({ sev }: HostConfig): CpuidEntry => {
   return entry(0x8000_001f, { eax: (eax & offered) >>> 0, ebx: ebx & 0x3f, ecx, edx });
 };
 
-/** KVM_GET_EMULATED_CPUID (`__do_cpuid_func_emulated`): instructions that KVM emulates where the host lacks them: MOVBE, RDPID. */
+/**
+ * KVM_GET_EMULATED_CPUID (`__do_cpuid_func_emulated`): instructions that KVM emulates where the host lacks them: MOVBE, RDPID.
+ */
 export const emulatedCpuid = (): CpuidEntry[] => [entry(0, { eax: 7 }), entry(1, {}), entry(7, {}, 0)];

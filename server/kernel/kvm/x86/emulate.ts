@@ -152,7 +152,10 @@ export class Emulation implements EmulationBus {
     }
   }
 
-  /** EMULATION_RESTART: another iteration follows before the guest is entered again, while what was read ahead lasts, or up to 1024. */
+  /**
+   * EMULATION_RESTART: another iteration follows before the guest is entered again, while what was read ahead lasts, or up to
+   * 1024.
+   */
   private goesOn(repeats: boolean): boolean {
     const { portData, vcpu } = this;
     this.portTaken = this.portNext;

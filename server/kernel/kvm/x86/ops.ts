@@ -70,7 +70,9 @@ export interface KvmX86Ops {
   handleVendorExit(current: Task, vcpu: Vcpu, exit: { readonly kind: 'vmgexit' | 'tdcall' }): MightSleep<VendorExit>;
   /** `vcpu_after_set_cpuid`: what the vendor derives from a new CPUID (the C-bit leaves `reservedGpaBits`). */
   vcpuAfterSetCpuid(vcpu: Vcpu): void;
-  /** `vcpu_deliver_sipi_vector`, where the state is protected and the start address cannot be set: true if it was taken care of. */
+  /**
+   * `vcpu_deliver_sipi_vector`, where the state is protected and the start address cannot be set: true if it was taken care of.
+   */
   deliverSipi(vcpu: Vcpu): boolean;
 
   /** `guest_state_protected`: registers cannot be read or written. */

@@ -21,7 +21,9 @@ export type FaultOutcome =
   | { readonly kind: 'emulate' }
   /** The access can be neither mapped nor emulated; the guest makes it again and again. */
   | { readonly kind: 'retry' }
-  /** The host does not have the page's contents yet: the vCPU sleeps until they have come, and the guest makes the access again. */
+  /**
+   * The host does not have the page's contents yet: the vCPU sleeps until they have come, and the guest makes the access again.
+   */
   | { readonly kind: 'missing'; readonly page: PageMissing }
   /** KVM_RUN returns this errno, with KVM_EXIT_MEMORY_FAULT where there is something to tell. */
   | { readonly kind: 'failed'; readonly failure: Failure; readonly report: MemoryFault | null };

@@ -11,8 +11,8 @@ const INVALID_GPA = (1n << 64n) - 1n;
 const LINEAR_BITS = 48;
 
 /**
- * KVM_TRANSLATE: a walk with the kernel's privileges. It never fails for an address (also one that is not
- * canonical is walked, by its low bits), and says of each that it is writable and not the user's. Of a protected guest the result means nothing [M].
+ * KVM_TRANSLATE: a walk with the kernel's privileges. It never fails for an address (also one that is not canonical is walked, by
+ * its low bits), and says of each that it is writable and not the user's. Of a protected guest the result means nothing [M].
  */
 export const translate = (vcpu: Vcpu, arg: IoctlArg): Result<number> => {
   const request = copyStruct(arg, kvm_translation);

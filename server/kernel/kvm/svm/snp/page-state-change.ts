@@ -158,7 +158,10 @@ const findStart = (buffer: PscBuffer): { readonly index: number; readonly entry:
   return PSC_RESULT.DONE;
 };
 
-/** Adds the entries that follow on, as long as they ask for the same in the same size. A 2 MiB page that is partly done is 4 KiB pages. */
+/**
+ * Adds the entries that follow on, as long as they ask for the same in the same size. A 2 MiB page that is partly done is 4 KiB
+ * pages.
+ */
 const nextBatch = (buffer: PscBuffer): Batch | bigint => {
   const start = findStart(buffer);
   if (typeof start === 'bigint') return start;

@@ -24,7 +24,9 @@ import { createRoutingTable, defaultRouting, KVM_MAX_IRQ_ROUTES } from './irq-ro
 import { pitIoctl } from './pit-ioctl.js';
 import { type Irqchip, MSI_INVALID } from './vm-irq.js';
 
-/** The ioctls of a VM fd that are about interrupt controllers (`kvm_arch_vm_ioctl`, and of `kvm_vm_ioctl` those about routing). */
+/**
+ * The ioctls of a VM fd that are about interrupt controllers (`kvm_arch_vm_ioctl`, and of `kvm_vm_ioctl` those about routing).
+ */
 
 const refuse = (
   errno: 'EEXIST' | 'EINVAL' | 'ENXIO' | 'EPERM' | 'EBUSY',
@@ -185,7 +187,10 @@ const checkBootCpuId = (vm: Vm, id: bigint): Failure | null => {
   return refuse('EINVAL', 'VCPU_ID_RANGE', vm, { field: 'id', given: String(id), allowed: `0 to ${highest}` });
 };
 
-/** KVM_SET_BOOT_CPU_ID: EBUSY once there is a vCPU; EINVAL beyond the highest id, which itself is taken though no vCPU can have it. */
+/**
+ * KVM_SET_BOOT_CPU_ID: EBUSY once there is a vCPU; EINVAL beyond the highest id, which itself is taken though no vCPU can have
+ * it.
+ */
 function* setBootCpuId(current: Task, vm: Vm, arg: IoctlArg): MightSleep<Result<number>> {
   yield* vm.lock.lock(current);
   const refused = checkBootCpuId(vm, arg.value);

@@ -20,7 +20,9 @@ export type IrqRoute =
 /** One `kvm_irq_routing_entry` as user space gave it. */
 export type RoutingEntry = StructValue<typeof kvm_irq_routing_entry>;
 
-/** `struct kvm_irq_routing_table` with its pin maps and a list head for each GSI; `struct kvm_kernel_irq_routing_entry`. Counted. */
+/**
+ * `struct kvm_irq_routing_table` with its pin maps and a list head for each GSI; `struct kvm_kernel_irq_routing_entry`. Counted.
+ */
 const TABLE_BYTES = 3 * KVM_IOAPIC_NUM_PINS * 4 + 8;
 const GSI_BYTES = 8;
 const ROUTE_BYTES = 64;
