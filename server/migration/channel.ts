@@ -116,6 +116,10 @@ const lengthOf = (text: string): Uint8Array => {
   return bytes;
 };
 
+/** A session has two daemons: within a host nothing has to be sent. */
+export const peerIsThisDaemon = (peer: string): Failure =>
+  refuse('PEER_IS_THIS_DAEMON', { peer, allowed: 'another daemon; within one, SendFd passes a VM on' });
+
 const OTHER: Readonly<Record<ChannelRole, ChannelRole>> = { source: 'destination', destination: 'source' };
 
 /** Begins the exchange of keys. Both sides do the same; only their roles differ. */
@@ -127,6 +131,7 @@ export const createHandshake = ({ role, session, identity, ephemeralSeed, peers 
     if (peerHello.length !== HELLO_BYTES) return refuse('HELLO_LENGTH', { given: String(peerHello.length) });
     const peerIdentity = peerHello.subarray(RAW_KEY_BYTES);
     const peer = fingerprint(peerIdentity);
+    if (peer === fingerprint(identity.publicKey)) return peerIsThisDaemon(peer);
     if (!peers.has(peer)) return refuse('PEER_NOT_ALLOWED', { peer });
     const secret = ephemeral.agree(peerHello.subarray(0, RAW_KEY_BYTES));
     if (secret === null) return refuse('PEER_KEY_UNUSABLE', { peer });

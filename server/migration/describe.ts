@@ -26,8 +26,10 @@ export const whyNotSent = (vm: Vm): Failure | null => {
   const { life } = vm;
   if (life.kind !== 'alive')
     return new Failure('EIO', 'VM_NOT_ALIVE', 'server/migration', { object: `vm ${vm.id}`, state: life.kind });
-  if (vm.pause !== null || vm.writeLog !== null)
-    return new Failure('EBUSY', 'MIGRATION_UNDER_WAY', 'server/migration', { object: `vm ${vm.id}` });
+  if (vm.migration !== null)
+    return new Failure('EBUSY', 'MIGRATION_UNDER_WAY', 'server/migration', { object: `vm ${vm.id}`, session: vm.migration });
+  // It is being received.
+  if (vm.pause !== null) return new Failure('EBUSY', 'MIGRATION_UNDER_WAY', 'server/migration', { object: `vm ${vm.id}` });
   if ([...vm.memslots].some(({ npages, userspaceAddr: at }) => vm.mm.hasMissing(at, at + npages * PAGE_SIZE)))
     return new Failure('EBUSY', 'PAGES_STILL_OWED', 'server/migration', { object: `vm ${vm.id}` });
   if (vm.createdVcpus !== vm.vcpus.length)

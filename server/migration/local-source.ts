@@ -63,11 +63,14 @@ export const createSourceGuest = (vm: Vm, session: string): Result<SourceGuest> 
   const cpuids = vm.vcpus.map(({ arch }) => arch.cpuid);
   const kind = KINDS[kindOf(vm)];
   const source = kind.source(vm.get());
+  // Not only from `begin` on: two that ask two destinations at the same time would both be told yes.
+  vm.migration = session;
   const { kernel } = vm;
   const done: Progress = { begun: false, fenced: false, carried: [], owed: null, pause: null };
   const room = new BatchRoom();
   const letGo = (): void => {
     done.owed?.end();
+    vm.migration = null;
     CpuThrottle.end(vm);
     kernel.work(`end of migration ${session}`, (current) => vm.put(current));
   };

@@ -11,6 +11,7 @@ import {
   receiveVm,
   SimKvm,
   sendVm,
+  validateMigration,
 } from '../../client/index.js';
 import { startCutProxy } from './cut-proxy.js';
 import {
@@ -148,6 +149,49 @@ describe('a session', () => {
     await goesOn(guest);
     await expect.poll(async () => (await there.simkvm.migrations.get('one')).closed).toBe(true);
     await nothingLeft(here, there);
+  });
+
+  it('is the only one of its VM, whichever others are begun at the same time', async () => {
+    await using hosts = await startHosts();
+    await using elsewhere = await startHost();
+    const { here, there } = hosts;
+    await introduce(here.simkvm.migrations, elsewhere.simkvm.migrations);
+    const { vm } = await plainGuest(here);
+    const begun = [there, elsewhere, there].map(({ process }) => migrate(vm, { to: process }));
+    const ends = await Promise.allSettled(begun);
+    expect(ends.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    for (const end of ends)
+      if (end.status === 'rejected') expect(end.reason).toMatchObject({ errno: 'EBUSY', reason: 'MIGRATION_UNDER_WAY' });
+    await nothingLeft(here, there, elsewhere);
+  });
+
+  it('has two daemons: the one that calls is no other', async () => {
+    await using here = await startHost();
+    const guest = await plainGuest(here);
+    const itself = { errno: 'EACCES', reason: 'PEER_IS_THIS_DAEMON' };
+    for (const how of [{}, { push: true }, { relay: true }])
+      await expect(migrate(guest.vm, { to: here.process, ...how })).rejects.toMatchObject(itself);
+    await expect(receiveVm(here.process, { from: here.process, vm: guest.vm })).rejects.toMatchObject(itself);
+    for (const push of [false, true])
+      expect(await validateMigration(guest.vm, { to: here.process, push })).toMatchObject({ reason: itself.reason });
+    await goesOn(guest);
+    await nothingLeft(here);
+  });
+
+  it.each([
+    { limits: { streams: 0 }, allowed: '1 to 16' },
+    { limits: { rounds: 1001 }, allowed: '1 to 1000' },
+    { limits: { bandwidth: 0 }, allowed: '4096 to 2^53-1 bytes a second' },
+    { limits: { switchover_bandwidth: 1 }, allowed: '4096 to 2^53-1 bytes a second' },
+    { limits: { downtime_ms: -1 }, allowed: '0 to 2000000' },
+  ])('does not begin with $limits', async ({ limits, allowed }) => {
+    await using here = await startHost();
+    const { vm } = await plainGuest(here);
+    const [field] = Object.keys(limits);
+    const refusal = { errno: 'EINVAL', reason: 'FIELD_OUT_OF_RANGE', details: { field: `limits.${field}`, allowed } };
+    await expect(sendVm(vm, { limits })).rejects.toMatchObject(refusal);
+    await expect(receiveVm(here.process, { limits })).rejects.toMatchObject(refusal);
+    expect(await here.simkvm.migrations.list()).toEqual([]);
   });
 
   it('is received once, however often its process says so, and from one place', async () => {

@@ -70,6 +70,8 @@ export class Vm {
 
   /** Its vCPUs are stopped, or are just being. */
   pause: VmPause | null = null;
+  /** Number of the migration by which it is to go, from its beginning to its end; null: there is none. */
+  migration: string | null = null;
   /** A migration wants to know what is written. */
   writeLog: WriteLog | null = null;
 

@@ -4,6 +4,8 @@ import { type CopyLimits, DEFAULT_LIMITS, type PostCopyMode } from '../../migrat
 import { STREAMS_MAX } from './session.js';
 
 const ROUNDS_MAX = 1000;
+/** QEMU's MAX_MIGRATE_DOWNTIME, milliseconds. */
+const DOWNTIME_MAX = 2_000_000;
 /** Bytes a second: a page now and then. */
 const BANDWIDTH_MIN = 4096n;
 
@@ -26,6 +28,7 @@ const wrongBandwidth = (field: string, given: bigint | null): Failure | null =>
 export const copyLimits = (limits: MigrationLimits | null): Result<CopyLimits> => {
   if (limits === null) return DEFAULT_LIMITS;
   const { downtime_ms, rounds, bandwidth, auto_converge, streams, switchover_bandwidth } = limits;
+  if (downtime_ms !== null && downtime_ms > DOWNTIME_MAX) return wrong('downtime_ms', downtime_ms, `0 to ${DOWNTIME_MAX}`);
   if (rounds !== null && (rounds < 1 || rounds > ROUNDS_MAX)) return wrong('rounds', rounds, `1 to ${ROUNDS_MAX}`);
   const unfit = wrongBandwidth('bandwidth', bandwidth) ?? wrongBandwidth('switchover_bandwidth', switchover_bandwidth);
   if (unfit !== null) return unfit;

@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Failure, failed, type Result } from '../../kernel/failure.js';
 import type { Process } from '../../kernel/process/process.js';
-import type { ChannelRole } from '../../migration/channel.js';
+import { type ChannelRole, peerIsThisDaemon } from '../../migration/channel.js';
+import { fingerprint } from '../../migration/identity.js';
 import type { LocalSide, Transmit } from '../../migration/link.js';
 import { because, reasonOf } from '../../migration/reason.js';
 import type { Host } from '../call.js';
@@ -68,6 +69,13 @@ export class Sessions {
 
   get(id: string): Session | undefined {
     return this.sessions.get(id);
+  }
+
+  /** EACCES: whoever called this daemon for its half of a session was this daemon, which has the other one. */
+  otherHalfIsHere(id: string | null, half: ChannelRole): Failure | null {
+    const other = id === null ? undefined : this.sessions.get(id);
+    if (other === undefined || other.half.role === half || other.met || other.closed) return null;
+    return peerIsThisDaemon(fingerprint(this.host.migration.identity.publicKey));
   }
 
   /** EINVAL, EEXIST, EAGAIN: no session with this number can begin. */

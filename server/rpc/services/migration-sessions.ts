@@ -124,7 +124,8 @@ function* sendVm(sessions: Sessions, current: Task, request: SendVmRequest): Mig
   const earlier = id === null || validate_only ? undefined : sessions.get(id);
   if (earlier?.half.role === 'source' && earlier.half.vm === vm && earlier.process === current.process)
     return cameToNothing(earlier) ?? (yield* sendAnswer(earlier));
-  const refusal = sessions.refusal(id) ?? (to === null ? null : checkAddress('to.address', to.address));
+  const here = sessions.otherHalfIsHere(id, 'source');
+  const refusal = here ?? sessions.refusal(id) ?? (to === null ? null : checkAddress('to.address', to.address));
   if (refusal !== null) return refused(refusal);
   const unfit = wanted.postCopy === 'never' ? null : whyNoPostCopy(vm);
   if (validate_only) return yield* validateSend(sessions, vm, unfit, request);
@@ -190,6 +191,8 @@ function* receiveVm(
   const earlier = id === null ? undefined : sessions.get(id);
   if (earlier?.half.role === 'destination' && earlier.process === process && (origin === null || earlier.origin === origin))
     return cameToNothing(earlier) ?? (yield* receiveAnswer(earlier));
+  const here = sessions.otherHalfIsHere(id, 'destination');
+  if (here !== null) return refused(here);
   // Else it would be found out when all of the guest has been copied.
   if (ledger.unwritable !== null) return refused(ledger.unwritable);
   const session = sessions.begin(id, process, (wiring) => createDestinationHalf({ ...wiring, kernel, process, ledger }));

@@ -7,6 +7,7 @@ import type { GuestDescription } from '../../../server/migration/guest.js';
 import { KINDS } from '../../../server/migration/kinds.js';
 import { whyNotReceived } from '../../../server/migration/local-destination.js';
 import { whyTargetRefused } from '../../../server/migration/local-source.js';
+import { because } from '../../../server/migration/reason.js';
 import { createSevRig, type SevRig } from '../kernel/kvm/svm/sev-rig.js';
 import { createSnpGuest, createSnpHost } from '../kernel/kvm/svm/snp/snp-guest.js';
 import { createTestHost } from '../kernel/kvm/test-host.js';
@@ -32,6 +33,23 @@ describe('a dry run on the source', () => {
     expect(whyNotSent(guest.vm)).toMatchObject({ errno: 'EBUSY', reason: 'MIGRATION_UNDER_WAY' });
     expect(migration.run()).toBe('sent');
     expect(whyNotSent(guest.vm)).toMatchObject({ errno: 'EIO', reason: 'VM_NOT_ALIVE' });
+  });
+
+  it('refuses a VM that another migration is about to take, also before a destination has said yes, until that is over', () => {
+    const [here, there, elsewhere] = ['here', 'there', 'elsewhere'].map((seed) => createSevRig({ seed }));
+    if (here === undefined || there === undefined || elsewhere === undefined) throw new Error('three hosts');
+    const guest = plainGuest(here);
+    const first = new Migration(guest, there.vmm);
+    expect(first.source.state.phase).toBe('negotiating');
+    expect(whyNotSent(guest.vm)).toMatchObject({
+      errno: 'EBUSY',
+      reason: 'MIGRATION_UNDER_WAY',
+      details: { session: 'session' },
+    });
+    expect(() => new Migration(guest, elsewhere.vmm)).toThrow('MIGRATION_UNDER_WAY');
+    first.source.cancel(because('OPERATOR'));
+    expect(first.run()).toBe('OPERATOR');
+    expect(new Migration(guest, elsewhere.vmm).run()).toBe('sent');
   });
 
   it('refuses a SEV-SNP guest, whose pages only a migration agent could take along', () => {
