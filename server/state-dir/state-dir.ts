@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Ledger } from '../migration/ledger.js';
 import { lockDirectory } from './directory-lock.js';
 import { replaceFile } from './durable-file.js';
@@ -32,8 +32,20 @@ const seedAt = (path: string): Uint8Array => {
   return readSeed(path);
 };
 
+/** With those that it is in. One by one: where there can be none, as in /proc, Node's `recursive` does not end. */
+const makeDirectory = (path: string): void => {
+  if (existsSync(path)) return;
+  makeDirectory(dirname(path));
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    // Another daemon may have been faster with one that both are in.
+    if (!existsSync(path)) throw error;
+  }
+};
+
 const open = (path: string): DaemonState => {
-  mkdirSync(path, { recursive: true, mode: 0o700 });
+  makeDirectory(path);
   const lock = lockDirectory(path);
   try {
     const identitySeed = seedAt(join(path, 'identity'));

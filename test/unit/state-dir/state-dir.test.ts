@@ -25,6 +25,14 @@ describe('a state directory', () => {
     expect(statSync(join(path, 'identity')).mode & 0o777).toBe(0o600);
   });
 
+  it.each([
+    ['no directory can be made', '/proc/none/state', 'ENOENT'],
+    ['there is a file', '/proc/version', 'lock'],
+    ['a file is in the way', '/proc/version/state', 'ENOTDIR'],
+  ])('is refused where %s', (_where, path, said) => {
+    expect(() => openStateDir(path)).toThrow(new RegExp(`^--state-dir ${path}: .*${said}`));
+  });
+
   it('has the same identity and store at every start', () => {
     const first = openStateDir(directory);
     first.close();
