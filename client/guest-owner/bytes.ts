@@ -16,12 +16,6 @@ export const u32Bytes = (value: number): Uint8Array => {
   return bytes;
 };
 
-export const u64Bytes = (value: bigint): Uint8Array => {
-  const bytes = new Uint8Array(8);
-  viewOf(bytes).setBigUint64(0, value, true);
-  return bytes;
-};
-
 export const reversed = (bytes: Uint8Array): Uint8Array => Uint8Array.from(bytes).reverse();
 
 export const isZero = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0);
