@@ -90,7 +90,8 @@ const addressOf = (child: ChildProcessWithoutNullStreams, timeoutMs: number): Pr
       said = (said + text).slice(-STDERR_BYTES);
     });
     child.once('error', (error) => fail(`cannot be started (${error.message})`));
-    child.once('exit', (code, signal) => fail(`ended with ${signal ?? `status ${code}`} before it listened`));
+    // Once it has been heard to the end, which may be after its `exit`.
+    child.once('close', (code, signal) => fail(`ended with ${signal ?? `status ${code}`} before it listened`));
     createInterface(child.stdout).on('line', (line) => {
       const [, address] = ADDRESS_LINE.exec(line) ?? [];
       if (address === undefined) return;

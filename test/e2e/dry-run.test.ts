@@ -109,7 +109,7 @@ describe.each(WAYS)('a dry run of a migration that would be $how', ({ push }) =>
 describe.each(WAYS)('a dry run between hosts that speak TLS, of a migration that would be $how', ({ push }) => {
   const connect = (target: string, { cert, key, ca }: Certified): Promise<SimKvm> => {
     const tls = { cert: readFileSync(cert), key: readFileSync(key), ca: readFileSync(ca) };
-    return SimKvm.connect(target, { tls, timeoutMs: 5000 });
+    return SimKvm.connect(target, { tls });
   };
 
   it.each(['source', 'destination'] as const)('tells that the other one is no --tls-peer of the %s', async (strict) => {

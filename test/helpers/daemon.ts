@@ -44,7 +44,7 @@ export const startDaemonBy = async (
       const match = /listening on (\S+)\n/.exec(printed);
       if (match?.[1] !== undefined) resolve(match[1]);
     });
-    child.once('exit', (code) => reject(new Error(`simkvmd ended with ${code}: ${logged}`)));
+    child.once('close', (code) => reject(new Error(`simkvmd ended with ${code}: ${logged}`)));
   });
   const stop = (): Promise<void> =>
     new Promise((resolve) => {
