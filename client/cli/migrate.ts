@@ -172,7 +172,10 @@ export const registerMigrate = (program: Command, console: Console): void => {
     )
     .option('--push', 'the source pushes, instead of letting the destination pull')
     .option('--relay', 'carry it through this program, where the daemons cannot reach each other')
-    .option('--dry-run', 'only say whether it would be allowed, by both hosts and the firmware; if not, the exit code is 1')
+    .option(
+      '--dry-run',
+      'only say whether it would be allowed, by both hosts and the firmware; if not, the exit code is 1; the daemons ask each other, also with --relay',
+    )
     .action((_options, command: Command) => {
       const options = command.optsWithGlobals<Options>();
       if ((options.fd === undefined) === (options.vm === undefined))
