@@ -41,7 +41,7 @@ export class VirtualTime {
   private callsUnderWay = 0;
   private driving = false;
 
-  /** @param arrived whether every call under way is in the kernel: while a call or its answer is on its way, no time passes */
+  /** @param arrived whether every call under way is in the kernel: while a call or its answer is on its way, nothing runs */
   constructor(
     private readonly kernel: Kernel,
     private readonly clock: VirtualClock,
@@ -98,11 +98,11 @@ export class VirtualTime {
     for (;;) {
       // Whoever waits for a promise that has just been kept goes on before any time passes.
       await macrotask();
-      const stands = !this.arrived(this.callsUnderWay);
+      if (!this.arrived(this.callsUnderWay)) continue;
       if (!scheduler.idle) {
         scheduler.run(RESUMPTIONS);
-        if (!stands) this.clock.moveTo(this.clock.now() + BigInt(RESUMPTIONS) * RESUMPTION_NS);
-      } else if (!stands) {
+        this.clock.moveTo(this.clock.now() + BigInt(RESUMPTIONS) * RESUMPTION_NS);
+      } else {
         const next = this.nextDeadline();
         if (next === null || (this.callsUnderWay === 0 && this.sleepers.size === 0)) return;
         this.clock.moveTo(next);
