@@ -41,7 +41,7 @@ const PBJS_FLAGS = [
 rmSync(OUT, { recursive: true, force: true });
 mkdirSync(OUT);
 execFileSync(bin('pbjs'), [...PBJS_OPTIONS, ...PBJS_FLAGS.map((flag) => `--${flag}`), ...contractFiles()], { stdio: 'inherit' });
-copyFileSync(join('tools', 'codegen', 'wire.js'), join(OUT, 'wire.js'));
+for (const file of ['wire.js', 'wire.d.ts']) copyFileSync(join('tools', 'codegen', file), join(OUT, file));
 /** A FileDescriptorSet. */
 const descriptorSet = (...input: string[]): Buffer =>
   execFileSync(bin('buf'), ['build', ...input, '--output', '-#format=binpb'], { maxBuffer: 2 ** 26 });

@@ -7,6 +7,7 @@ export const servicesModule = ({ services }: Contract): string =>
 
 const HEAD = `import * as m from './messages.js';
 import type { MessageType } from './messages.js';
+import { requestBytes } from './wire.js';
 
 /**
  * One RPC. It is a grpc-js \`MethodDefinition\` too. \`Req\` and \`Res\` are what decoding gives, \`ReqInit\` and \`ResInit\`
@@ -47,7 +48,7 @@ const rpc = <Req, ReqInit, Res, ResInit>(
   requestType,
   responseType,
   responseTypeUrl: \`type.googleapis.com/\${response}\`,
-  requestSerialize: (message) => requestType.encode(message).finish(),
+  requestSerialize: (message) => requestBytes(requestType, message),
   requestDeserialize: (bytes) => requestType.decode(bytes),
   responseSerialize: (message) => responseType.encode(message).finish(),
   responseDeserialize: (bytes) => responseType.decode(bytes),

@@ -67,6 +67,51 @@ export class Writer extends protobuf.BufferWriter {
   }
 }
 
+/** A number of 32 bits, signed or not: C makes the one of the other, and so does whoever writes `1 << 31`. */
+const word = (value) => {
+  if ((value | 0) !== value && value >>> 0 !== value) throw new RangeError(`${value} is not in -2147483648 to 4294967295`);
+  return value;
+};
+
+/** A writer for what a program has made up, which may be anything; protobufjs would cut a number to its lowest 32 bits. */
+class RequestWriter extends Writer {
+  uint32(value) {
+    return super.uint32(word(value));
+  }
+
+  int32(value) {
+    return super.int32(word(value));
+  }
+}
+
+/** The names that lead to the first part of `value` by which `fails` says that it cannot be encoded. */
+const pathToBad = (value, fails) => {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return '';
+  for (const [name, part] of Object.entries(value)) {
+    const within = (inner) => fails(Array.isArray(value) ? [inner] : { [name]: inner });
+    if (within(part)) return (Array.isArray(value) ? `[${name}]` : `.${name}`) + pathToBad(part, within);
+  }
+  return '';
+};
+
+export const requestBytes = (type, message) => {
+  const encode = (init) => type.encode(init, new RequestWriter()).finish();
+  try {
+    return encode(message);
+  } catch (error) {
+    const fails = (part) => {
+      try {
+        encode(part);
+        return false;
+      } catch {
+        return true;
+      }
+    };
+    error.message = `${pathToBad(message, fails).slice(1)}: ${error.message}`;
+    throw error;
+  }
+};
+
 /** `Long` and `newBuffer` make the defaults of fields: zero and no bytes. */
 export const util = { ...protobuf.util, Long: { fromBits: () => 0n }, newBuffer: () => new Uint8Array(0) };
 

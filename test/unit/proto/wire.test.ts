@@ -1,6 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { FallocateRequest, FileServiceReadRequest, IoctlRequest, KvmEnableCap, KvmRegs, KvmRun } from '../../../gen/messages.js';
+import {
+  FallocateRequest,
+  FileServiceReadRequest,
+  IoctlRequest,
+  KvmEnableCap,
+  type KvmEnableCapInit,
+  KvmRegs,
+  KvmRun,
+} from '../../../gen/messages.js';
+import { KvmVm } from '../../../gen/services.js';
 import { loadContract } from '../../../tools/codegen/contract.js';
 
 const UINT64_MAX = 2n ** 64n - 1n;
@@ -45,6 +54,34 @@ describe('64-bit integers of the codec', () => {
     const args = [0n, 1n, UINT64_MAX];
     expect(KvmEnableCap.encode({ args: [1n, 2n] }).finish()).toEqual(Buffer.from([0x1a, 2, 1, 2]));
     expect(KvmEnableCap.decode(KvmEnableCap.encode({ args }).finish()).args).toEqual(args);
+  });
+});
+
+describe('a request', () => {
+  const { enableCap } = KvmVm;
+  const refusal = (fd: number, enable_cap: KvmEnableCapInit): string => {
+    try {
+      enableCap.requestSerialize({ fd, enable_cap });
+    } catch (error) {
+      return error instanceof RangeError ? error.message : `no RangeError: ${error}`;
+    }
+    return 'none';
+  };
+
+  test.each([-(2 ** 31), -1, 0, 1 << 31, 2 ** 31, 2 ** 32 - 1])('may have %s in 32 bits, which C would take, too', (number) => {
+    const read = enableCap.requestDeserialize(enableCap.requestSerialize({ fd: number, enable_cap: { flags: number } }));
+    expect(read).toMatchObject({ fd: number | 0, enable_cap: { flags: number >>> 0 } });
+  });
+
+  test.each([-(2 ** 31) - 1, 2 ** 32, 1.5, Number.NaN, Number.POSITIVE_INFINITY])('may not have %s there', (number) => {
+    const allowed = `${number} is not in -2147483648 to 4294967295`;
+    expect(refusal(3, { cap: 1, flags: number })).toBe(`enable_cap.flags: ${allowed}`);
+    expect(refusal(number, { cap: 1, flags: 0 })).toBe(`fd: ${allowed}`);
+  });
+
+  test('is refused with the name of the field, wherever that is, for 64 bits too', () => {
+    expect(refusal(3, { args: [1n, -1n] })).toBe('enable_cap.args[1]: -1 is not in 0 to 18446744073709551615');
+    expect(refusal(3, { args: [1, 2 ** 53] })).toBe('enable_cap.args[1]: 9007199254740992 is no safe integer');
   });
 });
 
