@@ -36,7 +36,7 @@ export interface SessionRequest {
 const POLICY_DEFINED = 0xffff_003f;
 const POLICY_RESERVED = 0xffc0;
 
-export const SESSION_LENGTH = 128;
+const SESSION_LENGTH = 128;
 const CURVE = 'secp384r1';
 
 /** The pair that wraps the transport keys, from the secret that both sides share and the session's nonce. */
@@ -44,7 +44,7 @@ const wrappingKeys = (secret: Uint8Array, nonce: Uint8Array): { readonly kek: Ui
   wrappingKeysOf(deriveKey(secret, 'sev-master-secret', nonce));
 
 /** KEK and KIK of a master secret. */
-export const wrappingKeysOf = (master: Uint8Array): { readonly kek: Uint8Array; readonly kik: Uint8Array } => ({
+const wrappingKeysOf = (master: Uint8Array): { readonly kek: Uint8Array; readonly kik: Uint8Array } => ({
   kek: deriveKey(master, 'sev-kek'),
   kik: deriveKey(master, 'sev-kik'),
 });

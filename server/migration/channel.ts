@@ -16,7 +16,7 @@ const CIPHER = 'aes-256-gcm';
 
 export type ChannelRole = 'source' | 'destination';
 
-export const HELLO_BYTES = 2 * RAW_KEY_BYTES;
+const HELLO_BYTES = 2 * RAW_KEY_BYTES;
 /** Bytes that sealing adds to a frame. */
 const SEAL_BYTES = COUNTER_BYTES + TAG_BYTES;
 

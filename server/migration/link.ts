@@ -13,7 +13,7 @@ export interface LocalSide {
 /** Bytes under way that have not been acknowledged: what a side must keep in order to send it again. */
 export const WINDOW_BYTES = 16 * 2 ** 20;
 /** Messages under way. */
-export const WINDOW_MESSAGES = 1024;
+const WINDOW_MESSAGES = 1024;
 
 /** Hands a frame to one of the session's streams; each keeps the order of what it carries. */
 export type Transmit = (frame: Frame, stream: number) => void;

@@ -37,7 +37,7 @@ export const GHCB = struct(PAGE_SIZE, {
 });
 
 /** Protocol versions that this host speaks. */
-export const GHCB_PROTOCOL = { MIN: 1, MAX: 2 } as const;
+const GHCB_PROTOCOL = { MIN: 1, MAX: 2 } as const;
 
 /** A field of the save area, as far as the bitmap is concerned: one bit for each quadword. */
 type Placed = Pick<Field<unknown>, 'offset'>;
@@ -118,9 +118,3 @@ export const decodeGhcbMsrCpuid = (value: bigint): { readonly function: number; 
 
 export const ghcbMsrCpuidResponse = (register: number, value: number): bigint =>
   (BigInt(value >>> 0) << 32n) | (BigInt(register) << 30n) | BigInt(GHCB_MSR.CPUID_RESP);
-
-/** A termination request: the set that the reason belongs to, and the reason. */
-export const decodeGhcbMsrTerminate = (value: bigint): { readonly reasonSet: number; readonly reason: number } => ({
-  reasonSet: Number((value >> 12n) & 0xfn),
-  reason: Number((value >> 16n) & 0xffn),
-});

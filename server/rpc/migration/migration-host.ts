@@ -38,7 +38,7 @@ export interface MigrationHost {
 }
 
 /** A ledger that ends with the daemon, and says so: what it does not know proves nothing. */
-export const createVolatileLedger = (): Ledger => {
+const createVolatileLedger = (): Ledger => {
   const committed = new Set<string>();
   return {
     id: null,

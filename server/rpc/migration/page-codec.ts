@@ -26,7 +26,7 @@ const TAG = {
 } as const;
 
 /** Pages of one message. */
-export const BATCH_PAGES_MAX = 1024;
+const BATCH_PAGES_MAX = 1024;
 /** Guest frame numbers are below: 52 bits of address. */
 export const GFN_END = 2n ** 40n;
 

@@ -14,7 +14,7 @@ const CERTIFICATE = /certificate|self.signed|altnames|unable to (get|verify)/i;
 export type SpeaksTls = (address: string) => Promise<boolean>;
 
 /** Greets in TLS, and goes: whoever answers in it speaks it, whatever it makes of the greeting. */
-export const speaksTls: SpeaksTls = (address) =>
+const speaksTls: SpeaksTls = (address) =>
   new Promise((resolve) => {
     const anybody: ConnectionOptions = { rejectUnauthorized: false, ALPNProtocols: ['h2'] };
     const socket = connect({ ...anybody, socket: openSocket(address, null, null) });

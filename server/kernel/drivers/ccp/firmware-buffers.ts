@@ -6,7 +6,7 @@ import { ContiguousPages } from './contiguous-pages.js';
 export const SEV_FW_BLOB_MAX_SIZE = 0x4000;
 
 /** Most blobs that one command has: SEND_START, with a certificate, two chains and a session. */
-export const BLOB_SLOTS = 4;
+const BLOB_SLOTS = 4;
 
 /**
  * Memory for the mailbox: one page for the command buffer, and room for the blobs of one command. Commands are serial, so

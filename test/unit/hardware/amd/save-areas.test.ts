@@ -3,7 +3,6 @@ import { CPUID_8000001F_EAX, cpuid8000001f } from '../../../../server/hardware/a
 import {
   clearGhcbFields,
   decodeGhcbMsrCpuid,
-  decodeGhcbMsrTerminate,
   GHCB,
   GHCB_MSR,
   ghcbMsr,
@@ -94,7 +93,6 @@ describe('the GHCB', () => {
     expect(ghcbMsrCode(request)).toBe(GHCB_MSR.CPUID_REQ);
     expect(decodeGhcbMsrCpuid(request)).toEqual({ function: 0x8000001f, register: 3 });
     expect(ghcbMsrCpuidResponse(3, -1)).toBe((0xffffffffn << 32n) | (3n << 30n) | 5n);
-    expect(decodeGhcbMsrTerminate((2n << 16n) | (1n << 12n) | 0x100n)).toEqual({ reasonSet: 1, reason: 2 });
     const register = ghcbMsr(GHCB_MSR.REGISTER_GPA_REQ, 0x1234n);
     expect([ghcbMsrCode(register), ghcbMsrData(register)]).toEqual([0x012, 0x1234n]);
   });
