@@ -107,7 +107,8 @@ export const requestBytes = (type, message) => {
         return true;
       }
     };
-    error.message = `${pathToBad(message, fails).slice(1)}: ${error.message}`;
+    const path = pathToBad(message, fails);
+    if (path !== '') error.message = `${path.slice(1)}: ${error.message}`;
     throw error;
   }
 };

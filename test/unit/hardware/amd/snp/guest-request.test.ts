@@ -14,13 +14,7 @@ import { GUEST_FIELD, KEY_REQUEST } from '../../../../../server/hardware/amd/snp
 import { MESSAGE_HEADER, MESSAGE_TYPE, openMessage, sealMessage } from '../../../../../server/hardware/amd/snp/guest-message.js';
 import { STATUS } from '../../../../../server/hardware/amd/status.js';
 import { hex, jsonVector, set, unhex, VECTORS_NEEDED, vector, vectorsAbsent } from '../rig.js';
-import { createSnpRig, type SnpRig } from './snp-rig.js';
-
-function initialised(): SnpRig {
-  const rig = createSnpRig();
-  rig.snpInit();
-  return rig;
-}
+import { initialised, type SnpRig } from './snp-rig.js';
 
 function publicKeyOf(certificate: X509Certificate): PublicKey {
   const { x, y } = certificate.publicKey.export({ format: 'jwk' });

@@ -11,13 +11,7 @@ import { VMSA, type VmsaSegment } from '../../../../../server/hardware/amd/vmsa.
 import { createEntropy } from '../../../../../server/hardware/entropy.js';
 import { asid, gpa, PAGE_SIZE } from '../../../../../server/hardware/units.js';
 import { hex, jsonVector, unhex, VECTORS_NEEDED, vector, vectorsAbsent } from '../rig.js';
-import { createSnpRig, POLICY, type SnpRig } from './snp-rig.js';
-
-function initialised(): SnpRig {
-  const rig = createSnpRig();
-  rig.snpInit();
-  return rig;
-}
+import { initialised, POLICY } from './snp-rig.js';
 
 /** The save area of a vCPU at reset as QEMU gives it to KVM, for the published digests. */
 function vmsa(eip: number, features: bigint): Uint8Array {

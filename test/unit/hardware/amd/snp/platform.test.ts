@@ -3,24 +3,16 @@ import { DOWNLOAD_FIRMWARE, GET_ID, PLATFORM_STATUS } from '../../../../../serve
 import { COMMAND, type CommandName } from '../../../../../server/hardware/amd/command-ids.js';
 import { RMP_RESULT } from '../../../../../server/hardware/amd/rmp.js';
 import * as buffers from '../../../../../server/hardware/amd/snp/command-buffers.js';
-import { SNP_GUEST_STATE_NUMBER, type SnpGuestStateKind } from '../../../../../server/hardware/amd/snp/snp-guest.js';
-import { PAGE_TYPE } from '../../../../../server/hardware/amd/snp/snp-launch-digest.js';
 import { decodeTcb, encodeTcb } from '../../../../../server/hardware/amd/snp/tcb.js';
-import { STATUS, type Status } from '../../../../../server/hardware/amd/status.js';
-import { asid, gpa, hpa, hpaToPfn, PAGE_SIZE, pfnToHpa } from '../../../../../server/hardware/units.js';
-import { hex, jsonVector, type Setting, set, VECTORS_NEEDED, vectorsAbsent } from '../rig.js';
-import { createSnpRig, POLICY, type SnpRig } from './snp-rig.js';
+import { STATUS } from '../../../../../server/hardware/amd/status.js';
+import { asid, gpa, hpa, hpaToPfn, PAGE_SIZE } from '../../../../../server/hardware/units.js';
+import { hex, type Setting, set } from '../rig.js';
+import { createSnpRig, initialised, type SnpRig } from './snp-rig.js';
 
 /** Of SNP_PLATFORM_STATUS: always set. */
 const FEATURE_INFO_AVAILABLE = 8;
 
 const { SNP_INIT_EX, SNP_STATUS_PAGE, SNP_CONFIG } = buffers;
-
-function initialised(): SnpRig {
-  const rig = createSnpRig();
-  rig.snpInit();
-  return rig;
-}
 
 const initEx = (rig: SnpRig, ...settings: Setting[]) => rig.issue('SNP_INIT_EX', SNP_INIT_EX, ...settings).status;
 const INIT_RMP = set(SNP_INIT_EX.flags, 1);
@@ -245,47 +237,6 @@ describe('SNP_CONFIG and SNP_COMMIT', () => {
   });
 });
 
-describe('guest contexts', () => {
-  it('are made of firmware pages, and decommissioned with their ASID', () => {
-    const rig = initialised();
-    expect(rig.onContext('SNP_GCTX_CREATE', rig.frame().hpa)).toBe(STATUS.INVALID_PAGE_STATE);
-    expect(rig.onContext('SNP_GCTX_CREATE', rig.firmwarePage().hpa + 8)).toBe(STATUS.INVALID_ADDRESS);
-    const { context } = rig.runningGuest(2);
-    expect(rig.stateOf(context)).toBe('context');
-    expect(rig.onContext('SNP_GCTX_CREATE', context)).toBe(STATUS.INVALID_PAGE_STATE);
-    expect(rig.onContext('SNP_DECOMMISSION', context)).toBe(STATUS.SUCCESS);
-    expect(rig.onContext('SNP_DECOMMISSION', context)).toBe(STATUS.INVALID_GUEST);
-    expect([rig.stateOf(context), rig.asidKeys.keyOf(asid(2)), rig.asidKeys.isDirty(asid(2))]).toEqual(['firmware', null, true]);
-    const next = rig.createContext();
-    rig.launchStart(next);
-    expect(rig.activate(next, 2)).toBe(STATUS.DFFLUSH_REQUIRED);
-    rig.wbinvdOnAllCpus();
-    rig.issue('SNP_DF_FLUSH');
-    expect(rig.activate(next, 2)).toBe(STATUS.SUCCESS);
-  });
-
-  it('use the ASIDs of SEV-ES, each of them once', () => {
-    const rig = initialised();
-    const [a, b] = [rig.createContext(), rig.createContext()];
-    for (const context of [a, b]) rig.launchStart(context);
-    for (const id of [0, 5, 8, 9]) expect(rig.activate(a, id)).toBe(STATUS.INVALID_ASID);
-    expect(rig.activate(a, 1)).toBe(STATUS.SUCCESS);
-    expect(rig.activate(b, 1)).toBe(STATUS.ASID_OWNED);
-    expect(rig.activate(a, 2)).toBe(STATUS.ACTIVE);
-  });
-
-  it('survive INIT, SHUTDOWN and the guests of the legacy platform', () => {
-    const rig = initialised();
-    const guest = rig.runningGuest(2);
-    rig.legacyInit();
-    expect(rig.asidKeys.loaded()).toEqual([2]);
-    expect(rig.report(guest).report.length).toBe(1184);
-    rig.issue('SHUTDOWN');
-    expect(rig.asidKeys.loaded()).toEqual([2]);
-    expect(rig.processor.snpGuests().length).toBe(1);
-  });
-});
-
 describe('legacy commands while SNP is initialised', () => {
   it('write only to pages of the firmware’s: outputs, and command buffers that have some', () => {
     const rig = initialised();
@@ -299,188 +250,5 @@ describe('legacy commands while SNP is initialised', () => {
     expect(rig.processor.issue(COMMAND.GET_ID, buffer.hpa)).toBe(STATUS.INVALID_PAGE_STATE);
     GET_ID.idPaddr.set(buffer.view(null), rig.firmwarePage().hpa);
     expect(rig.processor.issue(COMMAND.GET_ID, buffer.hpa)).toBe(STATUS.SUCCESS);
-  });
-});
-
-describe('pages', () => {
-  const page = (rig: SnpRig, name: 'SNP_PAGE_RECLAIM' | 'SNP_PAGE_UNSMASH', address: number) =>
-    rig.issue(name, buffers.SNP_PAGE, set(buffers.SNP_PAGE.pagePaddr, address)).status;
-
-  it('of the firmware and those that wait can be reclaimed, others cannot', () => {
-    const rig = initialised();
-    const { context } = rig.launchContext();
-    const firmware = rig.firmwarePage();
-    expect(page(rig, 'SNP_PAGE_RECLAIM', firmware.hpa + 1)).toBe(STATUS.INVALID_ADDRESS);
-    expect(page(rig, 'SNP_PAGE_RECLAIM', firmware.hpa)).toBe(STATUS.SUCCESS);
-    expect(rig.stateOf(firmware.hpa)).toBe('reclaim');
-    const waiting = rig.frame();
-    rig.rmpupdate(waiting, { immutable: true, asid: asid(1), gpa: gpa(0x1000) });
-    expect(page(rig, 'SNP_PAGE_RECLAIM', waiting.hpa)).toBe(STATUS.SUCCESS);
-    expect(rig.stateOf(waiting.hpa)).toBe('guest-invalid');
-    const launched = rig.launchPage(context, 1, PAGE_TYPE.ZERO, 0x2000);
-    for (const address of [context, launched, rig.frame().hpa])
-      expect(page(rig, 'SNP_PAGE_RECLAIM', address)).toBe(STATUS.INVALID_PAGE_STATE);
-    expect(page(rig, 'SNP_PAGE_UNSMASH', launched - (launched % 0x20_0000))).toBe(STATUS.INVALID_ADDRESS);
-  });
-
-  it('of 2 MiB are launched as 512 steps, and can be split and joined', () => {
-    const rig = initialised();
-    const { context } = rig.launchContext();
-    const frames = Array.from({ length: 1024 }, () => rig.frame());
-    const head = frames.find((frame) => frame.pfn % 512 === 0);
-    if (head === undefined) throw new Error('no aligned frame');
-    rig.rmpupdate(head, { size: '2m', immutable: true, asid: asid(1), gpa: gpa(0x40_0000) });
-    expect(rig.launchUpdate(context, PAGE_TYPE.ZERO, head.hpa)).toBe(STATUS.INVALID_PAGE_SIZE);
-    const { SNP_LAUNCH_UPDATE } = buffers;
-    const settings = [set(SNP_LAUNCH_UPDATE.gctxPaddr, context), set(SNP_LAUNCH_UPDATE.flags, 1 | (PAGE_TYPE.ZERO << 1))];
-    expect(
-      rig.issue('SNP_LAUNCH_UPDATE', SNP_LAUNCH_UPDATE, ...settings, set(SNP_LAUNCH_UPDATE.pagePaddr, head.hpa)).status,
-    ).toBe(STATUS.SUCCESS);
-    expect(rig.stateOf(head.hpa + 100 * PAGE_SIZE)).toBe('guest-valid');
-    expect(rig.rmp.psmash(head.pfn)).toBe(RMP_RESULT.OK);
-    expect(page(rig, 'SNP_PAGE_UNSMASH', head.hpa)).toBe(STATUS.SUCCESS);
-    expect(rig.rmp.entry(head.pfn).size).toBe('2m');
-  });
-
-  it('that the host takes aside can be moved in DRAM without the guest’s noticing', () => {
-    const rig = initialised();
-    const { context } = rig.launchContext();
-    const source = rig.launchPage(context, 1, PAGE_TYPE.NORMAL, 0x1000, new Uint8Array(PAGE_SIZE).fill(0x77));
-    const destination = rig.frame();
-    const move = () => {
-      const { SNP_PAGE_MOVE } = buffers;
-      const settings = [set(SNP_PAGE_MOVE.gctxPaddr, context), set(SNP_PAGE_MOVE.srcPaddr, source)];
-      return rig.issue('SNP_PAGE_MOVE', SNP_PAGE_MOVE, ...settings, set(SNP_PAGE_MOVE.dstPaddr, destination.hpa)).status;
-    };
-    expect(move()).toBe(STATUS.INVALID_PAGE_STATE);
-    const frame = rig.dram.at(hpaToPfn(hpa(source)));
-    if (frame === undefined) throw new Error('no frame');
-    rig.rmpupdate(frame, { immutable: true, asid: asid(1), gpa: gpa(0x1000) });
-    rig.rmpupdate(destination, { immutable: true, asid: asid(1), gpa: gpa(0x1000) });
-    expect(move()).toBe(STATUS.SUCCESS);
-    expect([rig.stateOf(source), rig.stateOf(destination.hpa)]).toEqual(['reclaim', 'guest-valid']);
-    expect(hex(rig.seenBy(1, destination.hpa, 16))).toBe('77'.repeat(16));
-  });
-
-  it('of a guest with DEBUG can be read and written by the host, those of others cannot', () => {
-    const rig = initialised();
-    const debug = (name: 'SNP_DBG_DECRYPT' | 'SNP_DBG_ENCRYPT', context: number, source: number, destination: number) => {
-      const { SNP_DBG } = buffers;
-      const settings = [set(SNP_DBG.gctxPaddr, context), set(SNP_DBG.srcPaddr, source), set(SNP_DBG.dstPaddr, destination)];
-      return rig.issue(name, SNP_DBG, ...settings).status;
-    };
-    const open = rig.launchContext(1, POLICY | (1n << 19n));
-    const closed = rig.launchContext(2);
-    const private1 = rig.launchPage(open.context, 1, PAGE_TYPE.NORMAL, 0x1000, new Uint8Array(PAGE_SIZE).fill(0x77));
-    const private2 = rig.launchPage(closed.context, 2, PAGE_TYPE.NORMAL, 0x1000);
-    const own = rig.firmwarePage();
-    expect(debug('SNP_DBG_DECRYPT', open.context, private1, own.hpa)).toBe(STATUS.SUCCESS);
-    expect(hex(rig.cells(own.hpa, 16))).toBe('77'.repeat(16));
-    expect(debug('SNP_DBG_DECRYPT', open.context, private1, rig.frame().hpa)).toBe(STATUS.INVALID_PAGE_STATE);
-    expect(debug('SNP_DBG_DECRYPT', open.context, private2, own.hpa)).toBe(STATUS.INVALID_PAGE_OWNER);
-    expect(debug('SNP_DBG_DECRYPT', closed.context, private2, own.hpa)).toBe(STATUS.POLICY_FAILURE);
-    expect(debug('SNP_DBG_ENCRYPT', open.context, rig.place(new Uint8Array(PAGE_SIZE).fill(0x88)), private1)).toBe(
-      STATUS.SUCCESS,
-    );
-    expect(hex(rig.seenBy(1, private1, 16))).toBe('88'.repeat(16));
-  });
-});
-
-describe.skipIf(vectorsAbsent)(`SNP guest commands in every guest state (${VECTORS_NEEDED})`, () => {
-  interface Row {
-    readonly id: number;
-    readonly allowed: readonly string[];
-    readonly result: string;
-  }
-
-  function loadRows(): Readonly<Record<string, Row>> {
-    const matrix = vectorsAbsent ? null : jsonVector('state-matrix.json');
-    if (typeof matrix !== 'object' || matrix === null || !('snpGuest' in matrix)) return {};
-    const { snpGuest } = matrix;
-    return typeof snpGuest === 'object' && snpGuest !== null && 'commands' in snpGuest ? Object(snpGuest.commands) : {};
-  }
-
-  const STATES: Readonly<Record<string, SnpGuestStateKind>> = { INIT: 'init', LAUNCH: 'launch', RUNNING: 'running' };
-  /** RECLAIM and UNSMASH name a page, not a guest. */
-  const LEFT_OUT = ['SNP_PAGE_RECLAIM', 'SNP_PAGE_UNSMASH'];
-  const isCommandName = (name: string): name is CommandName => name in COMMAND;
-
-  function contextIn(rig: SnpRig, kind: SnpGuestStateKind): number {
-    const context = rig.createContext();
-    if (kind === 'init') return context;
-    rig.launchStart(context);
-    if (kind === 'running') rig.launchFinish(context);
-    return context;
-  }
-
-  /** A use of a command, and what it gives when the state is right: some stop at a later check. */
-  function use(rig: SnpRig, name: CommandName, context: number): readonly [Status, Status] {
-    switch (name) {
-      case 'SNP_LAUNCH_START':
-        return [rig.launchStart(context), STATUS.SUCCESS];
-      case 'SNP_LAUNCH_UPDATE':
-        return [rig.launchUpdate(context, PAGE_TYPE.ZERO, rig.frame().hpa), STATUS.INACTIVE];
-      case 'SNP_LAUNCH_FINISH':
-        return [rig.launchFinish(context), STATUS.SUCCESS];
-      case 'SNP_ACTIVATE':
-        return [rig.activate(context, 1), STATUS.SUCCESS];
-      case 'SNP_GUEST_REQUEST':
-        return [rig.request(context, new Uint8Array(PAGE_SIZE)).status, STATUS.INVALID_PARAM];
-      case 'SNP_PAGE_MOVE':
-        return [rig.issue(name, buffers.SNP_PAGE_MOVE, set(buffers.SNP_PAGE_MOVE.gctxPaddr, context)).status, STATUS.INACTIVE];
-      case 'SNP_PAGE_SWAP_OUT':
-        return [
-          rig.issue(name, buffers.SNP_PAGE_SWAP_OUT, set(buffers.SNP_PAGE_SWAP_OUT.gctxPaddr, context)).status,
-          STATUS.INACTIVE,
-        ];
-      case 'SNP_PAGE_SWAP_IN':
-        return [
-          rig.issue(name, buffers.SNP_PAGE_SWAP_IN, set(buffers.SNP_PAGE_SWAP_IN.gctxPaddr, context)).status,
-          STATUS.INACTIVE,
-        ];
-      case 'SNP_DECOMMISSION':
-        return [rig.onContext(name, context), STATUS.SUCCESS];
-      default:
-        throw new Error(`no use of ${name}`);
-    }
-  }
-
-  for (const [name, row] of Object.entries(loadRows())) {
-    if (LEFT_OUT.includes(name)) continue;
-    if (!isCommandName(name)) throw new Error(`${name} is not implemented`);
-    for (const [stateName, kind] of Object.entries(STATES)) {
-      const allowed = row.allowed.includes(stateName);
-      it(`${name} in ${stateName} is ${allowed ? 'done' : 'refused'}`, () => {
-        const rig = initialised();
-        const context = contextIn(rig, kind);
-        const [status, whenAllowed] = use(rig, name, context);
-        expect(COMMAND[name]).toBe(row.id);
-        expect(status).toBe(allowed ? whenAllowed : STATUS.INVALID_GUEST_STATE);
-        const done = allowed && whenAllowed === STATUS.SUCCESS;
-        const after = rig.processor.snpGuests()[0]?.state;
-        if (done && row.result === 'gone') expect(after).toBe(undefined);
-        else expect(after).toBe(done && row.result !== 'same' ? STATES[row.result] : kind);
-      });
-    }
-  }
-
-  it('GUEST_STATUS gives the state’s number, the policy and the ASID', () => {
-    const rig = initialised();
-    const { SNP_GUEST_STATUS_PAGE } = buffers;
-    for (const kind of ['init', 'launch', 'running'] as const) {
-      const status = rig.guestStatus(contextIn(rig, kind));
-      expect(SNP_GUEST_STATUS_PAGE.state.get(status)).toBe(SNP_GUEST_STATE_NUMBER[kind]);
-    }
-    const guest = rig.runningGuest(3);
-    const status = rig.guestStatus(guest.context);
-    expect([SNP_GUEST_STATUS_PAGE.policy.get(status), SNP_GUEST_STATUS_PAGE.asid.get(status)]).toEqual([POLICY, 3]);
-  });
-
-  it('every SNP command but the status is refused before SNP_INIT', () => {
-    const rig = createSnpRig();
-    const context = pfnToHpa(rig.frame().pfn);
-    const names = Object.keys(loadRows()).filter((name) => !LEFT_OUT.includes(name));
-    for (const name of names)
-      if (isCommandName(name)) expect([name, use(rig, name, context)[0]]).toEqual([name, STATUS.INVALID_PLATFORM_STATE]);
   });
 });

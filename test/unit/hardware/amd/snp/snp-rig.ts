@@ -211,3 +211,10 @@ export function createSnpRig(options: RigOptions = {}) {
 }
 
 export type SnpRig = ReturnType<typeof createSnpRig>;
+
+/** A platform on which SEV-SNP is initialised. */
+export const initialised = (): SnpRig => {
+  const rig = createSnpRig();
+  rig.snpInit();
+  return rig;
+};
