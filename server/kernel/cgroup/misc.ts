@@ -4,6 +4,9 @@ import type { Process } from '../process/process.js';
 /** The resources of the misc controller that KVM charges: encrypted guests by class of ASID (SNP counts as sev_es). */
 export type MiscResource = 'sev' | 'sev_es';
 
+const limitReached = ({ name }: MiscCgroup, resource: MiscResource): Failure =>
+  new Failure('EBUSY', 'MISC_CGROUP_LIMIT', 'misc_cg_try_charge', { cgroup: name, resource });
+
 /** `struct misc_cg`: a group's use of ASIDs, limited by `misc.max` here and by that of every group above it. */
 export class MiscCgroup {
   private readonly used: Record<MiscResource, number> = { sev: 0, sev_es: 0 };
@@ -26,26 +29,19 @@ export class MiscCgroup {
 
   /** `misc_cg_try_charge` of one unit: EBUSY when a limit of this group or one above would be passed. */
   tryCharge(resource: MiscResource): Failure | null {
-    const refused = this.whyRefused(resource);
-    if (refused !== null) {
-      const full = this.firstFull(resource);
-      if (full !== null) full.events++;
-      return refused;
+    const full = this.firstFull(resource);
+    if (full !== null) {
+      full.events++;
+      return limitReached(full, resource);
     }
     for (const group of this.lineage()) group.used[resource]++;
     return null;
   }
 
-  /** Whether a charge would be refused, without charging. */
-  wouldRefuse(resource: MiscResource): boolean {
-    return this.firstFull(resource) !== null;
-  }
-
   /** What a charge would be refused with. Nothing is charged, and no event counted. */
   whyRefused(resource: MiscResource): Failure | null {
     const full = this.firstFull(resource);
-    if (full === null) return null;
-    return new Failure('EBUSY', 'MISC_CGROUP_LIMIT', 'misc_cg_try_charge', { cgroup: full.name, resource });
+    return full === null ? null : limitReached(full, resource);
   }
 
   /** `misc_cg_uncharge`. More than was charged is a warning in the kernel, and stays at zero here as there. */
