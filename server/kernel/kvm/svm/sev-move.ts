@@ -273,7 +273,5 @@ export const validateMove = (module: SevModule, current: Task, destination: Vm, 
 const checkCgroup = (pair: Pair, current: Task): Failure | null => {
   const sev = toSevInfo(pair.source);
   const group = pair.module.kernel.miscCgroups.of(current.process);
-  const resource = chargedResource(pair, sev);
-  if (group === sev.miscCg || sev.miscCg === null || group.whyRefused(resource) === null) return null;
-  return new Failure('EBUSY', 'MISC_CGROUP_LIMIT', 'misc_cg_try_charge', { cgroup: group.name, resource });
+  return group === sev.miscCg || sev.miscCg === null ? null : group.whyRefused(chargedResource(pair, sev));
 };
